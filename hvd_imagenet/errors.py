@@ -1,0 +1,33 @@
+"""What can end a run, and the exit status of each (0 is a run that is done)."""
+
+from __future__ import annotations
+
+
+class RunError(Exception):
+    """An end that a person can do something about: the message names the thing and the remedy, in one line."""
+
+    exit_code = 1
+
+
+class SettingsError(RunError):
+    """Bad settings or usage."""
+
+    exit_code = 2
+
+
+class DataError(RunError):
+    """The data set is missing, damaged, or not the one that the settings describe."""
+
+    exit_code = 3
+
+
+class DivergedError(RunError):
+    """The loss is not finite."""
+
+    exit_code = 4
+
+
+class CheckpointError(RunError):
+    """No usable checkpoint."""
+
+    exit_code = 6
