@@ -1,0 +1,1 @@
+"""The networks, as data both frameworks build from."""

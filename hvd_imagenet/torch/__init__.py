@@ -1,0 +1,1 @@
+"""The PyTorch half: network, optimizer, batch normalisation, gradient sum, backend."""
