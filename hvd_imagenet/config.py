@@ -1,0 +1,180 @@
+"""The settings of a run: each with its meaning, unit and default, checked when made."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hvd_imagenet.models.spec import RESNETS
+from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
+from hvd_imagenet.policy.settings import require
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network.
+
+    Args:
+        name: a row of the table in hvd_imagenet/models/spec.py, such as resnet50 (ImageNet) or resnet20 (CIFAR).
+        classes: number of classes.
+    """
+
+    name: str = "resnet50"
+    classes: int = 1000
+
+    def __post_init__(self):
+        near = difflib.get_close_matches(self.name, RESNETS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        require(self.name in RESNETS, "model.name", self.name, f"{hint}known: {', '.join(RESNETS)}")
+        require(self.classes > 1, "model.classes", self.classes, "give 2 or more")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The images.
+
+    Args:
+        path: folder of a packed data set, or of train/CLASS/* and val/CLASS/*. Needed to train.
+        train_samples: size of the training set, so that a run can be planned without the data; checked against it.
+        image_size: height and width that the network sees, in pixels.
+        augment: random_resized_crop: a crop of random area and ratio, flipped at random (section 5.1);
+            shift_crop: moved by up to 4 pixels, flipped at random, for small images; none: as in evaluation.
+        evaluation_resize: shorter side before the centre crop of evaluation, in pixels; null: 256/224 of image_size
+            with random_resized_crop, image_size otherwise.
+        mean: per colour, on the scale of 0 to 1, subtracted from the images.
+        std: per colour, what the images are divided by after that.
+        threads: decoding threads of each worker; null: the cores of the host divided by its workers.
+    """
+
+    path: str | None = None
+    train_samples: int | None = None
+    image_size: int = 224
+    augment: Literal["random_resized_crop", "shift_crop", "none"] = "random_resized_crop"
+    evaluation_resize: int | None = None
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    threads: int | None = None
+
+    def __post_init__(self):
+        require(self.train_samples is None or self.train_samples > 0, "data.train_samples", self.train_samples,
+                "give the number of training samples, above 0")  # fmt: skip
+        require(self.image_size > 0, "data.image_size", self.image_size, "give a number of pixels above 0")
+        require(self.evaluation_resize is None or self.evaluation_resize >= self.image_size, "data.evaluation_resize",
+                self.evaluation_resize, f"must be at least data.image_size ({self.image_size})")  # fmt: skip
+        require(len(self.mean) == 3, "data.mean", self.mean, "give three numbers: red, green, blue")
+        require(len(self.std) == 3 and min(self.std) > 0, "data.std", self.std, "give three numbers above 0")
+        require(self.threads is None or self.threads > 0, "data.threads", self.threads, "give a number above 0")
+
+    def resize_shorter(self) -> int:
+        """Length of the shorter side before evaluation's centre crop, in pixels."""
+        if self.evaluation_resize is not None:
+            return self.evaluation_resize
+        return round(self.image_size * 256 / 224) if self.augment == "random_resized_crop" else self.image_size
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """SGD with momentum (sections 3 and 5.1).
+
+    Args:
+        momentum: the paper's m.
+        nesterov: Nesterov momentum instead of the plain one.
+        weight_decay: the paper's lambda; added to the aggregated gradient, not applied to gamma and beta of
+            batch normalisation.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-4
+
+    def __post_init__(self):
+        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "give a number from 0 to below 1")
+        require(self.momentum > 0 or not self.nesterov, "optimizer.nesterov", self.nesterov,
+                "needs optimizer.momentum above 0")  # fmt: skip
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "give a number from 0")
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """What is written down on the way.
+
+    Args:
+        every_steps: steps between two lines of metrics.jsonl and of the console.
+    """
+
+    every_steps: int = 20
+
+    def __post_init__(self):
+        require(self.every_steps > 0, "log.every_steps", self.every_steps, "give a number of steps above 0")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """When the run is saved; it always is at its end.
+
+    Args:
+        every_epochs: epochs between two checkpoints.
+        keep: how many of the newest checkpoints are kept.
+    """
+
+    every_epochs: float = 1
+    keep: int = 3
+
+    def __post_init__(self):
+        require(self.every_epochs > 0, "checkpoint.every_epochs", self.every_epochs, "give a number above 0")
+        require(self.keep > 0, "checkpoint.keep", self.keep, "give a number above 0")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """When the validation set is evaluated; it always is at the end.
+
+    Args:
+        every_epochs: epochs between two evaluations.
+    """
+
+    every_epochs: float = 1
+
+    def __post_init__(self):
+        require(self.every_epochs > 0, "evaluate.every_epochs", self.every_epochs, "give a number above 0")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run, complete: what is trained, on what, how, and for how long.
+
+    Args:
+        framework: torch or keras.
+        model: the network.
+        data: the images.
+        batch: samples per step and per micro-batch.
+        lr: the learning rate.
+        optimizer: what turns gradients into steps.
+        epochs: length of the run; it ends at the first step boundary at or after that many epochs.
+        seed: of initial weights, order and augmentation; with the settings, it determines the run.
+        precision: float32; bf16: forward and backward in bfloat16, weights in float32; float64: CPU, for tests.
+        log: what is written down on the way.
+        checkpoint: when the run is saved.
+        evaluate: when the validation set is evaluated.
+    """
+
+    framework: Literal["torch", "keras"] = "torch"
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    lr: LearningRateSettings = field(default_factory=LearningRateSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    epochs: float = 90
+    seed: int = 0
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+    log: LogSettings = field(default_factory=LogSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+
+    def __post_init__(self):
+        self.policy(self.data.train_samples or 1)  # what only shows in the whole shows now
+
+    def policy(self, dataset_size: int) -> LargeBatchPolicy:
+        """The plan of the run on a training set of that many samples."""
+        return LargeBatchPolicy(dataset_size, self.epochs, self.batch, self.lr)

@@ -1,0 +1,174 @@
+"""Reading settings: a recipe or YAML file by --config, then --dotted.key value; every mistake named in one line.
+
+The parsing is jsonargparse's. Added here: recipes by name, the nearest key for a typo, and messages that name the key,
+the value and what would be right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from hvd_imagenet.config import Config
+from hvd_imagenet.errors import SettingsError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def parser(command: str, description: str) -> jsonargparse.ArgumentParser:
+    """A parser of all settings, to which a command adds its own options."""
+    made = jsonargparse.ArgumentParser(
+        prog=f"hvd-imagenet {command}", description=description, exit_on_error=False, allow_abbrev=False
+    )
+    made.add_argument(
+        "--config",
+        action="config",
+        metavar="NAME|FILE",
+        help=f"a recipe ({', '.join(recipe_names())}) or a YAML file of settings; later settings override earlier ones",
+    )
+    made.add_class_arguments(Config, fail_untyped=True)
+    return made
+
+
+def parse(made: jsonargparse.ArgumentParser, arguments: list[str]) -> tuple[Config, jsonargparse.Namespace]:
+    """The settings that the arguments describe, and the command's own options beside them.
+
+    Raises:
+        SettingsError: an unknown key, a wrong type, or a value out of range.
+    """
+    arguments = _checked(made, arguments)
+    try:
+        options = made.instantiate(made.parse_args(arguments))
+        names = [field.name for field in dataclasses.fields(Config)]
+        return Config(**{name: options[name] for name in names}), options
+    except jsonargparse.ArgumentError as error:
+        raise SettingsError(_in_one_line(str(error))) from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def load(path: Path) -> Config:
+    """The settings of a run, as written to its ``config.yaml``."""
+    return parse(parser("", ""), ["--config", str(path)])[0]
+
+
+def dump(config: Config) -> str:
+    """All settings as YAML, to be read by ``load``."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def keys(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and type of every setting; groups included, with their dataclass as the type."""
+    for name, field_type in typing.get_type_hints(kind).items():
+        yield prefix + name, field_type
+        if dataclasses.is_dataclass(field_type):
+            yield from keys(field_type, f"{prefix}{name}.")
+
+
+def _checked(made: jsonargparse.ArgumentParser, arguments: list[str]) -> list[str]:
+    """The arguments with recipe names as files, after a check of all keys in them and in the files."""
+    checked = []
+    previous = ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if previous == "--config":
+            argument = str(_config_file(argument))
+        elif option == "--config" and equals:
+            argument = f"--config={_config_file(value)}"
+        elif option.startswith("--"):
+            _check_option(made, option)
+        checked.append(argument)
+        previous = argument
+    return checked
+
+
+def _config_file(name: str) -> Path:
+    path = RECIPES / f"{name}.yaml"
+    if name not in recipe_names():
+        path = Path(name)
+    try:
+        _check_keys(yaml.safe_load(path.read_text()), name)
+    except (FileNotFoundError, IsADirectoryError):
+        raise SettingsError(
+            f"--config: {name}; no such file or recipe{_nearest(name, recipe_names())}; "
+            f"the recipes are {', '.join(recipe_names())}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config: {name}; cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--config: {name}; not valid YAML ({_in_one_line(str(error))})") from None
+    return path
+
+
+def _check_keys(settings: Any, file: str, prefix: str = "") -> None:
+    known = dict(keys())
+    if not isinstance(settings, Mapping):
+        raise SettingsError(f"{file}: {prefix.rstrip('.') or 'the file'}: {settings!r}; give a mapping, key: value")
+    for key, value in settings.items():
+        dotted = f"{prefix}{key}"
+        if dotted not in known:
+            raise SettingsError(f"{file}: {dotted}: unknown setting{_nearest(dotted, known)}")
+        if dataclasses.is_dataclass(known[dotted]):
+            _check_keys(value, file, f"{dotted}.")
+
+
+def _check_option(made: jsonargparse.ArgumentParser, option: str) -> None:
+    known = list(made._option_string_actions)
+    groups = [f"--{key}" for key, kind in keys() if dataclasses.is_dataclass(kind)]
+    if option in groups:
+        raise SettingsError(f"{option}: a group of settings; give them one by one, such as {option}.{_first(option)}")
+    if option not in known:
+        raise SettingsError(f"{option}: unknown option{_nearest(option, known)}; --help lists all")
+
+
+def _first(group: str) -> str:
+    return next(key for key, _ in keys() if key.startswith(f"{group[2:]}.")).split(".")[-1]
+
+
+def _nearest(word: str, known: typing.Iterable[str]) -> str:
+    """ "; did you mean ...?" for the known word nearest to a mistyped one, by the whole name or its last part."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    if not near:
+        last_parts = {name.split(".")[-1].lstrip("-"): name for name in known}
+        match = difflib.get_close_matches(word.split(".")[-1].lstrip("-"), last_parts, n=1, cutoff=0.7)
+        near = [last_parts[part] for part in match]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _in_one_line(message: str) -> str:
+    """jsonargparse's message about a wrong type as "key: value; what would be right"; others on one line."""
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    kind = dict(keys()).get(key[1]) if key else None
+    if kind is None or value is None:
+        return " ".join(message.split())
+    return f"{key[1]}: {value[1]}; give {_described(kind)}"
+
+
+def _described(kind: Any) -> str:
+    """A type in words: "a whole number, or null"."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if typing.get_origin(kind) is list:
+        return "a list of numbers, such as [1, 2]"
+    if typing.get_origin(kind) is dict:
+        return "a table {epoch: samples}"
+    if arguments:
+        return ", or ".join(map(_described, arguments))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}[kind]
