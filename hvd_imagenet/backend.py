@@ -1,0 +1,122 @@
+"""What the trainer asks of a framework, and loading one by name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.policy import StepPlan
+
+
+class Batch(NamedTuple):
+    """Decoded samples on the device, both with ``__dlpack__``.
+
+    Attributes:
+        images: float32, shape (n, height, width, 3), normalised.
+        labels: class numbers, int64, shape (n,).
+    """
+
+    images: Any
+    labels: Any
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over samples, of all workers: no means of means.
+
+    Attributes:
+        loss_sum: cross-entropy, summed.
+        top1, top5: how many samples have the right class among their first, or first five, answers.
+        count: how many samples.
+    """
+
+    loss_sum: float
+    top1: int
+    top5: int
+    count: int
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.count
+
+    def accuracies(self) -> dict[str, float]:
+        """Top-1 and top-5 accuracy as fractions."""
+        return {"top1": self.top1 / self.count, "top5": self.top5 / self.count}
+
+
+@dataclass
+class State:
+    """What training has made, under neutral names, as numpy arrays in torchvision's layouts.
+
+    Attributes:
+        model: parameters and the running statistics of batch normalisation.
+        momentum: the paper's u of each parameter; empty before the first step.
+    """
+
+    model: dict[str, np.ndarray]
+    momentum: dict[str, np.ndarray]
+
+
+class Backend(Protocol):
+    """One framework with Horovod under it; the same for all.
+
+    Attributes:
+        rank, size: of this worker among all; local_rank, local_size: among those of this host.
+        device_id: the GPU of this worker; None: the CPU.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device_id: int | None
+
+    def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch]) -> None:
+        """Take one step from this worker's micro-batches of it; returns without waiting for the device."""
+
+    def take_totals(self) -> Totals:
+        """The last step's sums over all its samples; waits for the device."""
+
+    def evaluate(self, batches: Iterable[Batch]) -> Totals:
+        """Sums over the batches of all workers."""
+
+    def state(self) -> State:
+        """A copy of the state."""
+
+    def load_state(self, state: State) -> None:
+        """Take over a state.
+
+        Raises:
+            ValueError: names or shapes that differ from the network's.
+        """
+
+    def broadcast(self) -> None:
+        """Give every worker rank 0's state."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every worker's (picklable) value, in the order of the ranks, on every worker; also a barrier."""
+
+
+def cores_per_worker(local_size: int) -> int:
+    """Threads that a worker may keep busy: the host's cores shared out, at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) // local_size)
+
+
+def load(framework: str) -> type[Backend]:
+    """The backend class of a framework; imports that framework, and nothing of the other.
+
+    Raises:
+        SettingsError: the framework or its part of Horovod is not installed.
+    """
+    try:
+        return importlib.import_module(f"hvd_imagenet.{framework}.backend").Backend
+    except ImportError as error:
+        raise SettingsError(
+            f"framework: {framework} cannot be loaded ({error}); run: bash launch/install.sh --frameworks {framework}"
+        ) from None

@@ -1,0 +1,1 @@
+"""From encoded images on disk to decoded micro-batches on the device."""

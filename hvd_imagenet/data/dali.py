@@ -1,0 +1,99 @@
+"""The decode graph: encoded bytes and windows in, normalised NHWC images out. DALI decodes, it does not decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nvidia.dali import fn, pipeline_def, types
+
+PREFETCH = 3  # micro-batches decoded ahead of the one in use
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What the graph does with each image.
+
+    Attributes:
+        image_size: height and width of the output, pixels.
+        mean, std: per colour, on the scale of 0 to 1; the output is (image / 255 - mean) / std.
+        resize_shorter: of centre crops: the shorter side's length before the crop, pixels.
+        padded: windows may reach outside the image, where it counts as black.
+        threads: decoding threads.
+        device_id: the GPU that decodes (DALI's ``mixed``) and receives the output; None: the CPU.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize_shorter: int
+    padded: bool
+    threads: int
+    device_id: int | None
+
+
+def windowed(source: Iterator, batch_size: int, decoding: Decoding):
+    """A pipeline over (encoded, anchor, shape, mirror, labels): the window of each image, resized to image_size."""
+
+    def images(encoded, anchor, shape, mirror):
+        if decoding.padded:
+            # The decoder refuses windows that reach outside the image: decode all of it, then cut.
+            whole = fn.decoders.image(encoded, device=_decoder(decoding), adjust_orientation=False)
+            window = fn.slice(whole, anchor, shape, out_of_bounds_policy="pad", fill_values=0, **_PIXELS)
+        else:
+            window = fn.decoders.image_slice(
+                encoded, anchor, shape, device=_decoder(decoding), adjust_orientation=False, **_PIXELS
+            )
+        size = [decoding.image_size, decoding.image_size]
+        return _normalised(fn.resize(window, size=size, **_RESIZE), decoding, mirror=mirror)
+
+    return _pipeline(source, batch_size, decoding, 5, images)
+
+
+def centred(source: Iterator, batch_size: int, decoding: Decoding):
+    """A pipeline over (encoded, resized, anchor, labels): each image resized, then a square cut from it."""
+
+    def images(encoded, resized, anchor):
+        whole = fn.decoders.image(encoded, device=_decoder(decoding), adjust_orientation=False)
+        resized = fn.resize(whole, size=fn.cast(resized, dtype=types.FLOAT), **_RESIZE)
+        square = fn.slice(resized, start=anchor, shape=[decoding.image_size] * 2, axis_names="HW")
+        return _normalised(square, decoding)
+
+    return _pipeline(source, batch_size, decoding, 4, images)
+
+
+# Windows are given as (top, left) and (height, width) in pixels.
+_PIXELS = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
+# As PIL and torchvision resize: linear, and averaged over the source pixels when shrinking.
+_RESIZE = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+
+
+def _decoder(decoding: Decoding) -> str:
+    return "cpu" if decoding.device_id is None else "mixed"
+
+
+def _normalised(images, decoding: Decoding, **mirror):
+    return fn.crop_mirror_normalize(
+        images,
+        mean=[255 * value for value in decoding.mean],
+        std=[255 * value for value in decoding.std],
+        dtype=types.FLOAT,
+        output_layout="HWC",
+        **mirror,
+    )
+
+
+def _pipeline(source: Iterator, batch_size: int, decoding: Decoding, inputs: int, images):
+    @pipeline_def(
+        batch_size=batch_size,
+        num_threads=decoding.threads,
+        device_id=decoding.device_id,
+        prefetch_queue_depth=PREFETCH,
+    )
+    def graph():
+        *arguments, labels = fn.external_source(source=source, num_outputs=inputs, batch=True)
+        return images(*arguments), labels if decoding.device_id is None else labels.gpu()
+
+    pipeline = graph()
+    pipeline.build()
+    return pipeline

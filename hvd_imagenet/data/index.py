@@ -1,0 +1,88 @@
+"""The index of a split: where each sample's bytes are, and what is known of it without decoding."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from hvd_imagenet.errors import DataError
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """One row per sample, in the order of the sample numbers; every array has shape (samples,).
+
+    Attributes:
+        shard: number of the file that holds the sample.
+        offset, length: where its bytes are in that file.
+        label: class number.
+        height, width: of the encoded image, in pixels, before any rotation that its EXIF data asks for.
+    """
+
+    shard: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    label: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+
+    TYPES = {
+        "shard": np.uint32,
+        "offset": np.uint64,
+        "length": np.uint32,
+        "label": np.int32,
+        "height": np.uint32,
+        "width": np.uint32,
+    }
+
+    @classmethod
+    def from_rows(cls, rows: list[tuple[int, int, int, int, int, int]]) -> SplitIndex:
+        """An index of rows in the order of the attributes."""
+        columns = zip(*rows, strict=True)
+        return cls(*(np.array(column, kind) for column, kind in zip(columns, cls.TYPES.values(), strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def sizes(self) -> np.ndarray:
+        """Heights and widths, int64, shape (samples, 2)."""
+        return np.stack([self.height, self.width], 1).astype(np.int64)
+
+    def save(self, path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> SplitIndex:
+        """Read an index back.
+
+        Raises:
+            DataError: the file is missing, damaged or not an index.
+        """
+        try:
+            with np.load(path) as arrays:
+                index = cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: unreadable index ({error}); make the data set again") from None
+        right = all(getattr(index, name).dtype == kind for name, kind in cls.TYPES.items())
+        if not right or len({getattr(index, name).shape for name in cls.TYPES}) != 1 or index.label.ndim != 1:
+            raise DataError(f"{path}: unreadable index (columns do not fit together); make the data set again")
+        return index
+
+
+def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
+    """Height and width that an encoded image states in its header; no more than the header is read.
+
+    Raises:
+        DataError: it has no readable header.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: not an image ({error}); repair or remove it") from None

@@ -1,0 +1,91 @@
+"""Packing a source: WebDataset-compatible tar shards, an index for random access, and dataset.json."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hvd_imagenet.data.index import SplitIndex, image_size
+from hvd_imagenet.data.sources import Encoded, Source
+from hvd_imagenet.errors import SettingsError
+
+FORMAT = 1
+SHARD_BYTES = 256 * 2**20
+_TAR_HEADER = 512
+
+
+def pack(source: Source, destination: Path, progress: Callable[[str, int], None] = lambda split, done: None) -> None:
+    """Write a source as a packed data set; the folder appears whole or not at all.
+
+    Args:
+        destination: a folder that does not exist yet, or is empty.
+        progress: called with the split and the number of its images written so far.
+
+    Raises:
+        SettingsError: the destination is in use.
+        DataError: an image has no readable header.
+    """
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise SettingsError(f"{destination}: exists and is not empty; name a new folder, or remove it")
+    partial = destination.with_name(destination.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    splits = {}
+    for split in source.counts:
+        (partial / split).mkdir()
+        writer = _ShardWriter(partial, split)
+        for done, image in enumerate(source.images(split), 1):
+            writer.add(image)
+            progress(split, done)
+        splits[split] = writer.close()
+    description = {"format": FORMAT, "source": source.description, "classes": source.classes, "splits": splits}
+    with (partial / "dataset.json").open("w") as file:
+        json.dump(description, file, indent=1)
+        file.write("\n")
+    os.sync()
+    partial.rename(destination)
+
+
+class _ShardWriter:
+    """Writes one split as tar files of about SHARD_BYTES, each sample as NUMBER.jpg and NUMBER.cls."""
+
+    def __init__(self, root: Path, split: str):
+        self._root, self._split = root, split
+        self._rows: list[tuple[int, int, int, int, int, int]] = []
+        self._shards: list[str] = []
+        self._tar: tarfile.TarFile | None = None
+
+    def add(self, image: Encoded) -> None:
+        height, width = image_size(io.BytesIO(image.data), image.name)
+        if self._tar is None or self._tar.offset >= SHARD_BYTES:
+            self._next_shard()
+        offset = self._tar.offset + _TAR_HEADER
+        key = f"{len(self._rows):08d}"
+        extension = "png" if image.data.startswith(b"\x89PNG") else "jpg"
+        self._member(f"{key}.{extension}", image.data)
+        self._member(f"{key}.cls", str(image.label).encode())
+        self._rows.append((len(self._shards) - 1, offset, len(image.data), image.label, height, width))
+
+    def close(self) -> dict:
+        """Finish the split; what dataset.json says of it."""
+        if self._tar is not None:
+            self._tar.close()
+        SplitIndex.from_rows(self._rows).save(self._root / self._split / "index.npz")
+        return {"samples": len(self._rows), "shards": self._shards}
+
+    def _next_shard(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+        self._shards.append(f"{self._split}/shard-{len(self._shards):06d}.tar")
+        # USTAR: one header block before each member, whatever the platform, so that offsets can be told beforehand.
+        self._tar = tarfile.open(self._root / self._shards[-1], "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def _member(self, name: str, data: bytes) -> None:
+        header = tarfile.TarInfo(name)  # no times, owners or modes of this machine: equal input, equal bytes
+        header.size = len(data)
+        self._tar.addfile(header, io.BytesIO(data))

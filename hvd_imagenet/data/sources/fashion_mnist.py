@@ -1,0 +1,72 @@
+"""Fashion-MNIST (Xiao et al. 2017) from its IDX files: 60,000 + 10,000 grey images of 28 x 28, 10 classes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hvd_imagenet.data.sources import Encoded
+from hvd_imagenet.errors import DataError
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's and Ubuntu's package dataset-fashion-mnist
+CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+PREFIXES = {"train": "train", "val": "t10k"}
+QUALITY = 95
+
+
+class FashionMnist:
+    """The data set as JPEGs.
+
+    Args:
+        folder: holds the four ``*-ubyte.gz`` files (or the same unpacked).
+
+    Raises:
+        DataError: a file is missing or is not what its name says.
+    """
+
+    classes = CLASSES
+
+    def __init__(self, folder: Path = DEBIAN_FOLDER):
+        self.description = "Fashion-MNIST"
+        self._images = {
+            split: _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3) for split, prefix in PREFIXES.items()
+        }
+        self._labels = {
+            split: _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1) for split, prefix in PREFIXES.items()
+        }
+        for split, images in self._images.items():
+            labels = self._labels[split]
+            if len(images) != len(labels) or labels.max(initial=0) >= len(CLASSES):
+                raise DataError(f"{folder}: images and labels of {PREFIXES[split]} do not belong together")
+        self.counts = {split: len(images) for split, images in self._images.items()}
+
+    def images(self, split: str) -> Iterator[Encoded]:
+        for number, (pixels, label) in enumerate(zip(self._images[split], self._labels[split], strict=True)):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
+            yield Encoded(f"{split}[{number}]", int(label), buffer.getvalue())
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
+    """An IDX file of bytes: two zeros, type 8, the number of dimensions, each as big-endian 32 bits, then the bytes."""
+    packed, plain = folder / f"{name}.gz", folder / name
+    try:
+        data = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{packed}: not found; run: apt-get install dataset-fashion-mnist, or name the files' folder with --idx-dir"
+        ) from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{packed}: cannot be read ({error})") from None
+    header = 4 + 4 * dimensions
+    if len(data) >= header and data[:4] == bytes([0, 0, 8, dimensions]):
+        shape = struct.unpack(f">{dimensions}I", data[4:header])
+        if len(data) - header == np.prod(shape):
+            return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    raise DataError(f"{packed}: not an IDX file of {dimensions} dimensions, or cut short; fetch it again")

@@ -1,0 +1,74 @@
+"""What the tests share: small data sets, and running a test on several Horovod workers.
+
+A test with a parameter named ``workers`` runs under horovodrun on that many: the process that meets it starts the same
+test again on each worker, where its body runs, and passes if it passes on all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ON_A_WORKER = "HOROVOD_RANK" in os.environ
+LAUNCH_SECONDS = 180
+
+
+def horovodrun(workers: int, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a command on so many workers of this machine; output and errors together, as text."""
+    launcher = Path(sys.executable).with_name("horovodrun")
+    places = ["-np", str(workers), "-H", f"localhost:{workers}", "--gloo", "--network-interface", "lo"]
+    return subprocess.run(
+        [sys.executable, str(launcher), *places, *command],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LAUNCH_SECONDS,
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    workers = getattr(pyfuncitem, "callspec", None) and pyfuncitem.callspec.params.get("workers")
+    if not workers or ON_A_WORKER:
+        return None
+    shared = pyfuncitem.funcargs.get("shared")
+    test = f"{pyfuncitem.path}::{pyfuncitem.name}"
+    done = horovodrun(workers, sys.executable, "-m", "pytest", test, **({"TEST_SHARED": str(shared)} if shared else {}))
+    if done.returncode != 0:
+        pytest.fail(f"on {workers} workers:\n{done.stdout}", pytrace=False)
+    assert done.stdout.count("1 passed") == workers, done.stdout
+    return True
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    """A folder that the tests of a file share, on all workers too."""
+    return Path(os.environ["TEST_SHARED"]) if ON_A_WORKER else tmp_path_factory.mktemp("shared")
+
+
+def make_image_folder(root: Path, train: int, val: int, classes: int = 2, size: tuple[int, int] = (24, 20)) -> Path:
+    """A data set of class folders with distinct random JPEGs; sizes vary by a few pixels from image to image."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for number in range(count):
+            label = number % classes
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            height, width = size[0] + number % 5, size[1] + number % 3
+            coarse = rng.integers(0, 256, (4, 4, 3), np.uint8)
+            coarse[..., label] = 255  # something to learn
+            Image.fromarray(coarse).resize((width, height)).save(folder / f"{number:05d}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """50 training and 23 validation images in two classes."""
+    return make_image_folder(tmp_path_factory.mktemp("images"), 50, 23)

@@ -1,0 +1,174 @@
+"""What DALI makes of an image, against PIL doing the same."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hvd_imagenet.data.dali import Decoding
+from hvd_imagenet.data.loader import TrainLoader, Worker, evaluation_batches
+from hvd_imagenet.data.store import open_store
+from hvd_imagenet.errors import DataError
+from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
+
+PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample.tar"
+ALONE = Worker(0, 1)
+
+
+def grey_levels(image_size, resize_shorter=None, padded=False, threads=1):
+    """A decoding whose output is the image itself, 0 to 255."""
+    return Decoding(image_size, (0, 0, 0), (1 / 255,) * 3, resize_shorter or image_size, padded, threads, None)
+
+
+def one_epoch(store, decoding, augment, batch):
+    """Request and decoded images of each micro-batch."""
+    policy = LargeBatchPolicy(len(store), 1, BatchSettings(batch, batch), LearningRateSettings())
+    loader = TrainLoader(store, policy, 0, augment, ALONE, decoding)
+    for plan, request in zip(policy.steps(), loader.requests(0), strict=True):
+        for given in loader.micro_batches(plan):
+            yield request, np.from_dlpack(given.images), np.from_dlpack(given.labels)
+
+
+def pil(store, number):
+    path = store.path / store._files[store._index.shard[number]]
+    return Image.open(path).convert("RGB")
+
+
+def resized_window(image, anchor, shape, size):
+    (top, left), (height, width) = anchor, shape
+    image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image.resize((size, size), Image.BILINEAR), np.float32)
+
+
+def centre(image, resize_shorter, size):
+    """torchvision's Resize and CenterCrop."""
+    width, height = image.size
+    scale = resize_shorter / min(width, height)
+    new = [resize_shorter if side == min(width, height) else int(side * scale) for side in (width, height)]
+    image = np.asarray(image.resize(new, Image.BILINEAR), np.float32)
+    top, left = round((new[1] - size) / 2), round((new[0] - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Photographs as class folders; made ones where the real ones are not at hand."""
+    root = tmp_path_factory.mktemp("photos")
+    if PHOTOS.exists():
+        with tarfile.open(PHOTOS) as tar:
+            tar.extractall(root / "train", filter="data")
+    else:
+        rng = np.random.default_rng(0)
+        (root / "train" / "made").mkdir(parents=True)
+        for number in range(50):
+            coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
+            size = int(rng.integers(200, 500)), int(rng.integers(200, 500))
+            coarse.resize(size, Image.BICUBIC).save(root / "train" / "made" / f"{number}.jpg", quality=95)
+    (root / "val").symlink_to(root / "train")
+    return open_store(root, "train")
+
+
+def test_training_crops_equal_pils(photos):
+    """Right is about 0.2 of 255 grey levels; a window one pixel off gives 6, no antialiasing 2."""
+    differences, biases = [], []
+    for request, images, _ in one_epoch(photos, grey_levels(224), "random_resized_crop", 10):
+        for i, number in enumerate(request.numbers):
+            expected = resized_window(pil(photos, number), request.crops.anchor[i], request.crops.shape[i], 224)
+            found = images[i, :, ::-1] if request.crops.mirror[i] else images[i]
+            differences.append(np.abs(found - expected).mean())
+            biases.append((found - expected).mean())
+        if len(differences) == 50:
+            break
+    print(f"mean difference {np.mean(differences):.3f}, largest {np.max(differences):.3f} grey levels")
+    assert len(differences) == 50
+    assert np.mean(differences) < 0.5
+    assert np.max(differences) < 1.0
+    assert abs(np.mean(biases)) < 0.1
+
+
+def test_evaluation_crops_equal_torchvisions(photos):
+    batches = evaluation_batches(photos, 25, ALONE, grey_levels(224, resize_shorter=256))
+    images = np.concatenate([np.from_dlpack(next(batches).images) for _ in range(2)])
+    differences = [np.abs(images[i] - centre(pil(photos, i), 256, 224)).mean() for i in range(50)]
+    print(f"mean difference {np.mean(differences):.3f}, largest {np.max(differences):.3f} grey levels")
+    # The longer side's length is rounded, by torchvision down: a shift of less than half a pixel.
+    assert np.mean(differences) < 0.5
+
+
+def test_shift_crops_equal_numpys(image_folder):
+    store = open_store(image_folder, "train")
+    first = store.sizes[0].tolist()
+    assert all(24 <= height < 29 and 20 <= width < 23 for height, width in store.sizes.tolist()), first
+    for request, images, _ in one_epoch(store, grey_levels(24, padded=True), "shift_crop", 10):
+        for i, number in enumerate(request.numbers):
+            pixels = np.pad(np.asarray(pil(store, number)), ((4, 4), (4, 4), (0, 0)))
+            (top, left), (height, width) = request.crops.anchor[i] + 4, request.crops.shape[i]
+            window = Image.fromarray(pixels[top : top + height, left : left + width])
+            expected = np.asarray(window.resize((24, 24), Image.BILINEAR), np.float32)
+            found = images[i, :, ::-1] if request.crops.mirror[i] else images[i]
+            assert np.abs(found - expected).mean() < 1.0
+
+
+def test_normalisation(image_folder):
+    store = open_store(image_folder, "val")
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    plain = next(evaluation_batches(store, 8, ALONE, grey_levels(16)))
+    normal = next(evaluation_batches(store, 8, ALONE, Decoding(16, mean, std, 16, False, 1, None)))
+    expected = (np.from_dlpack(plain.images) / 255 - np.array(mean)) / np.array(std)
+    assert np.from_dlpack(normal.images) == pytest.approx(expected, abs=1e-5)
+    assert normal.images.dtype == plain.images.dtype and tuple(normal.images.shape()) == (8, 16, 16, 3)
+
+
+def test_grey_images_have_three_equal_colours(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split / "grey").mkdir(parents=True)
+        pixels = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / split / "grey" / "0.png")
+    batch = next(evaluation_batches(open_store(tmp_path, "val"), 4, ALONE, grey_levels(16)))
+    assert np.array_equal(np.from_dlpack(batch.images)[0], np.repeat(pixels[:, :, None], 3, 2))
+
+
+def test_labels_belong_to_their_images(image_folder):
+    store = open_store(image_folder, "train")
+    for request, images, labels in one_epoch(store, grey_levels(16), "random_resized_crop", 10):
+        assert np.array_equal(labels, store.labels[request.numbers])
+        assert labels.dtype == np.int64
+        # Images of class 0 are all red, those of class 1 all green.
+        assert np.array_equal(images[..., :2].mean((1, 2)).argmax(1), labels)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 30])
+def test_every_validation_image_is_read_once(image_folder, size):
+    store = open_store(image_folder, "val")
+    found = []
+    for rank in range(size):
+        for batch in evaluation_batches(store, 4, Worker(rank, size), grey_levels(16)):
+            found += [image.tobytes() for image in np.from_dlpack(batch.images)]
+    assert len(found) == 23 and len(set(found)) == 23
+
+
+def test_pixels_do_not_depend_on_batch_or_threads(image_folder):
+    store = open_store(image_folder, "train")
+
+    def pixels(batch, threads):
+        decoding = grey_levels(16, threads=threads)
+        return np.concatenate([images for _, images, _ in one_epoch(store, decoding, "random_resized_crop", batch)])
+
+    assert np.array_equal(pixels(10, 1), pixels(25, 2))
+
+
+def test_an_undecodable_image_is_named(image_folder, tmp_path):
+    from hvd_imagenet.data.pack import pack
+    from hvd_imagenet.data.sources.folder import ImageFolder
+
+    pack(ImageFolder(image_folder), tmp_path / "packed")
+    store = open_store(tmp_path / "packed", "val")
+    index = store._index
+    with (tmp_path / "packed" / "val" / "shard-000000.tar").open("r+b") as shard:
+        shard.seek(int(index.offset[13]))
+        shard.write(bytes(int(index.length[13])))
+    with pytest.raises(DataError, match=r"shard-000000.tar, sample 13, .*: cannot be decoded \(.+\)"):
+        for _ in evaluation_batches(store, 3, ALONE, grey_levels(16)):
+            pass
