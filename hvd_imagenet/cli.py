@@ -1,0 +1,136 @@
+"""What a person types: hvd-imagenet COMMAND ... ; every failure is one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+
+from hvd_imagenet.errors import RunError, SettingsError
+
+SUMMARY = """usage: hvd-imagenet COMMAND [OPTION ...]
+
+Train an image classifier with large-minibatch synchronous SGD, from one laptop to hundreds of GPUs.
+
+  train      train a network; under horovodrun or mpirun on many workers
+  evaluate   evaluate a run's newest checkpoint
+  schedule   the plan of a run: batch size and learning rate, before any work
+  data       make and look at data sets: pack, info, fashion-mnist
+
+  hvd-imagenet COMMAND --help says more about each.
+"""
+
+# The launchers tell a worker its rank by one of these, before Horovod is up.
+RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit status is that of ``hvd_imagenet.errors``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "schedule": schedule,
+        "data": data,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(SUMMARY, end="")
+        return 0
+    try:
+        if arguments[0] not in commands:
+            raise SettingsError(f"{arguments[0]}: unknown command; known: {', '.join(commands)}")
+        commands[arguments[0]](arguments[1:])
+    except RunError as error:
+        if _is_first_worker():  # all workers end with the same error: one of them says it
+            print(f"hvd-imagenet: error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def train(arguments: list[str]) -> None:
+    from hvd_imagenet import settings
+
+    parser = settings.parser("train", "Train a network; start it under horovodrun or mpirun to use many workers.")
+    parser.add_argument("--run", metavar="FOLDER", help="the run's folder (default: runs/MODEL-DATE-TIME)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint in --run, with the settings of that run where none are given",
+    )
+    if "--resume" in arguments and not any(argument.partition("=")[0] == "--config" for argument in arguments):
+        folder = _value(arguments, "--run")
+        if folder and (Path(folder) / "config.yaml").exists():
+            arguments = ["--config", str(Path(folder) / "config.yaml"), *arguments]
+    config, options = settings.parse(parser, arguments)
+    if options.resume and not options.run:
+        raise SettingsError("--resume: needs --run, the folder of the run to go on with")
+
+    from hvd_imagenet import trainer
+    from hvd_imagenet.run_directory import RunDirectory
+
+    folder = options.run or f"runs/{config.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    trainer.train(config, RunDirectory(Path(folder)), options.resume)
+
+
+def evaluate(arguments: list[str]) -> None:
+    from hvd_imagenet import settings
+
+    parser = settings.parser("evaluate", "Evaluate a run's newest checkpoint on the whole validation set.")
+    parser.add_argument("--run", metavar="FOLDER", required=True, help="the run's folder")
+    folder = _value(arguments, "--run")
+    if folder is None:
+        raise SettingsError("--run: missing; give the folder of a run")
+    if not (Path(folder) / "config.yaml").exists():
+        raise SettingsError(f"--run: {folder}; holds no run (no config.yaml)")
+    config, _ = settings.parse(parser, ["--config", str(Path(folder) / "config.yaml"), *arguments])
+
+    from hvd_imagenet import trainer
+    from hvd_imagenet.run_directory import RunDirectory
+
+    totals = trainer.evaluate(config, RunDirectory(Path(folder)))
+    if _is_first_worker():
+        accuracies = "  ".join(f"{name} {value:.2%}" for name, value in totals.accuracies().items())
+        print(f"loss {totals.loss:.4f}  {accuracies}  of {totals.count:,} images")
+
+
+def schedule(arguments: list[str]) -> None:
+    from hvd_imagenet import settings
+
+    parser = settings.parser("schedule", "The plan of a run. Needs neither a framework nor the data.")
+    parser.add_argument("--csv", action="store_true", help="one line per step")
+    parser.add_argument("--plot", metavar="FILE", help="a picture: .png, .svg or .pdf")
+    config, options = settings.parse(parser, arguments)
+    if config.data.train_samples is None:
+        raise SettingsError("data.train_samples: null; give the size of the training set to plan a run")
+
+    from hvd_imagenet import schedule as view
+
+    policy = config.policy(config.data.train_samples)
+    if options.csv:
+        view.write_csv(policy, sys.stdout)
+    if options.plot:
+        view.plot(policy, Path(options.plot))
+    if not options.csv and not options.plot:
+        view.print_table(policy)
+
+
+def data(arguments: list[str]) -> None:
+    from hvd_imagenet import data_cli
+
+    data_cli.main(arguments)
+
+
+def _is_first_worker() -> bool:
+    return next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0") == "0"
+
+
+def _value(arguments: list[str], option: str) -> str | None:
+    """The value of an option that is needed before the arguments can be parsed."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, dest="value", nargs="?")
+    return parser.parse_known_args(arguments)[0].value

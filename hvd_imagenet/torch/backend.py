@@ -1,0 +1,164 @@
+"""The PyTorch backend: one worker's part of a step, an evaluation, and the state under neutral names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import horovod.torch as hvd
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from hvd_imagenet.backend import Batch, State, Totals, cores_per_worker
+from hvd_imagenet.config import Config
+from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.policy import StepPlan
+from hvd_imagenet.stream import share
+from hvd_imagenet.torch.model import build_model
+from hvd_imagenet.torch.norm import StepStatistics
+from hvd_imagenet.torch.optim import GradientSum, sgd
+
+COUNTS = 4  # loss, top-1, top-5 and samples, at the end of the step vector
+
+
+class Backend:
+    """See ``hvd_imagenet.backend.Backend``.
+
+    Args:
+        config: model, optimizer, precision and seed.
+    """
+
+    def __init__(self, config: Config):
+        hvd.init()
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+        self.device_id = self._choose_device()
+        self._device = torch.device("cpu" if self.device_id is None else f"cuda:{self.device_id}")
+        torch.set_num_threads(cores_per_worker(self.local_size))
+        if config.precision == "float64" and self.device_id is not None:
+            raise SettingsError("precision: float64; for tests on a CPU only: give float32 or bf16")
+
+        self._dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        model = build_model(config.model.name, config.model.classes, config.seed)
+        self._model = model.to(self._device, self._dtype, memory_format=torch.channels_last)
+        self._statistics = StepStatistics(self._model)
+        self._optimizer = sgd(self._model, config.optimizer)
+        self._gradients = GradientSum(self._model)
+        self._counts = torch.zeros(COUNTS, dtype=self._dtype, device=self._device)
+        self._totals = self._counts
+
+    def _choose_device(self) -> int | None:
+        if not torch.cuda.is_available():
+            return None
+        # A scheduler may show each worker its own GPU only; otherwise the workers of a host take one each.
+        visible = torch.cuda.device_count()
+        device_id = 0 if visible == 1 else self.local_rank
+        if device_id >= visible:
+            raise SettingsError(f"{self.local_size} workers on this host, but {visible} GPUs: start one worker per GPU")
+        torch.cuda.set_device(device_id)
+        return device_id
+
+    def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch]) -> None:
+        first, stop = share(plan.micro_batches, self.rank, self.size)
+        self._model.train()
+        self._statistics.sums.zero_()
+        self._counts.zero_()
+        for number, batch in enumerate(micro_batches, first + 1):
+            loss = self._forward(batch, self._counts)
+            self._statistics.add()
+            if number == stop:
+                vector, pending = self._start_step_vector()
+                self._gradients.start()
+            # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
+            (loss / plan.micro_batches).backward()
+        self._gradients.finish()
+        for group in self._optimizer.param_groups:
+            group["lr"] = plan.learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+        hvd.synchronize(pending)
+        self._statistics.update(vector[:-COUNTS], plan.micro_batches)
+        self._totals = vector[-COUNTS:]
+
+    def _start_step_vector(self) -> tuple[torch.Tensor, int]:
+        """Start the one all-reduce of everything a step counts, to run beside the last backward."""
+        vector = torch.cat([self._statistics.sums, self._counts])
+        return vector, hvd.allreduce_async_(vector, name="step_vector", op=hvd.Sum)
+
+    def _forward(self, batch: Batch, counts: torch.Tensor) -> torch.Tensor:
+        """The mean loss of a batch; its summed loss, top-1, top-5 and size are added to `counts`."""
+        images = torch.from_dlpack(batch.images).permute(0, 3, 1, 2).to(self._dtype)
+        labels = torch.from_dlpack(batch.labels)
+        with self._autocast:
+            scores = self._model(images)
+        scores = scores.to(self._dtype)
+        loss = F.cross_entropy(scores, labels)
+        with torch.no_grad():
+            best = scores.topk(min(5, scores.shape[1])).indices
+            right = best == labels[:, None]
+            samples = loss.new_full((), len(labels))
+            counts += torch.stack([loss * samples, right[:, 0].sum(), right.sum(), samples])
+        return loss
+
+    def take_totals(self) -> Totals:
+        return _totals(self._totals)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> Totals:
+        self._statistics.use_running()
+        self._model.eval()
+        sums = torch.zeros(COUNTS, dtype=torch.float64, device=self._device)  # exact for any number of samples
+        for batch in batches:
+            self._forward(batch, sums)
+        return _totals(hvd.allreduce(sums, name="evaluation", op=hvd.Sum))
+
+    def _named(self) -> dict[str, torch.Tensor]:
+        return {**{name: p.data for name, p in self._model.named_parameters()}, **dict(self._statistics.named())}
+
+    def _momentum(self) -> dict[str, torch.Tensor]:
+        slots = {name: self._optimizer.state[p].get("momentum_buffer") for name, p in self._model.named_parameters()}
+        return {name: slot for name, slot in slots.items() if slot is not None}
+
+    def state(self) -> State:
+        model = {name: _to_numpy(tensor) for name, tensor in self._named().items()}
+        return State(model, {name: _to_numpy(slot) for name, slot in self._momentum().items()})
+
+    def load_state(self, state: State) -> None:
+        named = self._named()
+        _require_same("model", {name: tuple(t.shape) for name, t in named.items()}, state.model)
+        parameters = dict(self._model.named_parameters())
+        if state.momentum:
+            _require_same("momentum", {name: tuple(p.shape) for name, p in parameters.items()}, state.momentum)
+        for name, tensor in named.items():
+            tensor.copy_(torch.from_numpy(state.model[name]))
+        for name, slot in state.momentum.items():
+            parameter = parameters[name]
+            momentum = torch.empty_like(parameter).copy_(torch.from_numpy(slot))
+            self._optimizer.state[parameter]["momentum_buffer"] = momentum
+
+    def broadcast(self) -> None:
+        state = hvd.broadcast_object(self.state() if self.rank == 0 else None, name="state")
+        self.load_state(state)
+
+    def gather(self, value: Any) -> list[Any]:
+        return hvd.allgather_object(value, name="gather")
+
+
+def _totals(counts: torch.Tensor) -> Totals:
+    loss_sum, *integers = counts.tolist()
+    return Totals(loss_sum, *map(round, integers))
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return np.array(tensor.detach().cpu().contiguous().numpy())
+
+
+def _require_same(what: str, expected: dict[str, tuple[int, ...]], given: dict[str, np.ndarray]) -> None:
+    found = {name: array.shape for name, array in given.items()}
+    differing = sorted(set(expected.items()) ^ set(found.items()))
+    if differing:
+        name = differing[0][0]
+        raise ValueError(f"{what}: {name} has shape {found.get(name)}, the network's is {expected.get(name)}")

@@ -1,0 +1,66 @@
+"""Batch normalisation whose running statistics are the step's, not a worker's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class StepStatistics:
+    """Takes over the running statistics of a model's batch normalisation layers.
+
+    A layer normalises over its micro-batch alone (section 2.3). Its buffers are views into one flat vector and,
+    by a momentum of 1, hold the statistics of the last micro-batch. `add` sums them up over the micro-batches of a
+    step; the sums of all workers, divided by the step's number of micro-batches, update the running statistics, each
+    with its layer's own momentum: r <- (1 - a) r + a * sum / M. Averaging the workers' own running statistics
+    instead is not the same once the workers' shares differ.
+
+    Attributes:
+        sums: means and unbiased variances of this worker's micro-batches, summed; shape (channels * 2,).
+        running: the running statistics, same layout.
+    """
+
+    def __init__(self, model: nn.Module, sums: torch.Tensor | None = None):
+        self._layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)]
+        momenta = []
+        for _, layer in self._layers:
+            momenta += [layer.momentum] * 2 * layer.num_features
+            layer.momentum = 1.0
+            layer.num_batches_tracked = None  # nobody's; counting would cost an operation per layer
+        like = next(model.parameters())
+        self._momentum = torch.tensor(momenta, dtype=like.dtype, device=like.device)
+        self._last = torch.empty_like(self._momentum)
+        self.sums = torch.zeros_like(self._momentum)
+        for (_, layer), (mean, variance) in zip(self._layers, self._views(self._last), strict=True):
+            mean.copy_(layer.running_mean)
+            variance.copy_(layer.running_var)
+            layer.running_mean, layer.running_var = mean, variance
+        self.running = self._last.clone()
+
+    def add(self) -> None:
+        """Add the statistics of the micro-batch that was just normalised."""
+        self.sums += self._last
+
+    def update(self, sums: torch.Tensor, micro_batches: int) -> None:
+        """Take one step's sums over all its micro-batches into the running statistics."""
+        self.running += self._momentum * (sums / micro_batches - self.running)
+
+    def use_running(self) -> None:
+        """Put the running statistics into the layers, for evaluation. The next forward in training replaces them."""
+        self._last.copy_(self.running)
+
+    def named(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Neutral name and view of each running statistic."""
+        for (name, _), (mean, variance) in zip(self._layers, self._views(self.running), strict=True):
+            yield f"{name}.running_mean", mean
+            yield f"{name}.running_var", variance
+
+    def _views(self, flat: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        start = 0
+        for _, layer in self._layers:
+            channels = layer.num_features
+            yield flat[start : start + channels], flat[start + channels : start + 2 * channels]
+            start += 2 * channels

@@ -1,0 +1,91 @@
+"""SGD as the paper has it, and the sum of gradients over the workers."""
+
+from __future__ import annotations
+
+import horovod.torch as hvd
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hvd_imagenet.config import OptimizerSettings
+
+
+def sgd_param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Parameter groups for SGD: weight decay on everything but gamma and beta of batch normalisation (section 5.1)."""
+    exempt = {
+        id(parameter)
+        for layer in model.modules()
+        if isinstance(layer, _BatchNorm)
+        for parameter in layer.parameters(recurse=False)
+    }
+    decayed, undecayed = [], []
+    for parameter in model.parameters():
+        (undecayed if id(parameter) in exempt else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def sgd(model: nn.Module, settings: OptimizerSettings) -> torch.optim.SGD:
+    """SGD with coupled weight decay, whose velocity u does not absorb the learning rate.
+
+    u <- m u + (g + lambda w); w <- w - eta u. No momentum correction is needed (section 3, remark 2), and the decay is
+    added to the aggregated gradient (remark 1). The learning rate is set before each step.
+    """
+    groups = sgd_param_groups(model, settings.weight_decay)
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov)
+
+
+class GradientSum:
+    """Sums gradients over the workers, each from the moment it is ready, while backward goes on (section 4).
+
+    Horovod's own optimizer wrapper is not used: it refuses gradients of channels-last weights.
+
+    Args:
+        model: its parameters' gradients are summed; every worker must have the same parameters.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._handles: dict[str, int] = {}
+        self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._active = False
+        for name, parameter in self._parameters:
+            parameter.register_post_accumulate_grad_hook(lambda p, name=name: self._ready(name, p))
+
+    def start(self) -> None:
+        """Sum what the next backward leaves in the gradients: call it before the last micro-batch's."""
+        self._active = True
+
+    def finish(self) -> None:
+        """Wait until every gradient is the sum over all workers."""
+        self._active = False
+        for name, parameter in self._parameters:
+            if name not in self._handles:  # not reached on this worker, but perhaps on another, which waits for us
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                self._reduce(name, parameter.grad)
+        for handle in self._handles.values():
+            hvd.synchronize(handle)
+        for gradient, copy in self._copies:
+            gradient.copy_(copy)
+        self._handles.clear()
+        self._copies.clear()
+
+    def _ready(self, name: str, parameter: torch.Tensor) -> None:
+        if self._active:
+            self._reduce(name, parameter.grad)
+
+    def _reduce(self, name: str, gradient: torch.Tensor) -> None:
+        memory = contiguous_view(gradient)
+        if memory is None:
+            memory = gradient.contiguous()
+            self._copies.append((gradient, memory))
+        self._handles[name] = hvd.allreduce_async_(memory, name=f"gradient.{name}", op=hvd.Sum)
+
+
+def contiguous_view(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor's own memory as a contiguous tensor, channels-last included; None if it has gaps."""
+    if tensor.is_contiguous():
+        return tensor
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1)
+    return None

@@ -1,0 +1,114 @@
+"""The design's table of floors, held against the imports in the code."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hvd_imagenet
+
+ROOT = Path(hvd_imagenet.__file__).parent
+FRAMEWORKS = {"torch", "tensorflow", "keras", "horovod"}
+
+# Place (folder or module below hvd_imagenet) -> floor.
+FLOORS = {
+    "": 0,
+    "errors": 1,
+    "policy": 1,
+    "stream": 1,
+    "models": 1,
+    "config": 2,
+    "settings": 2,
+    "data": 2,
+    "backend": 2,
+    "torch": 3,
+    "keras": 3,
+    "checkpoint": 3,
+    "metrics": 3,
+    "run_directory": 3,
+    "startup": 4,
+    "trainer": 4,
+    "cli": 5,
+    "data_cli": 5,
+    "schedule": 5,
+}
+# Rooms of one house that may use each other although they are on one floor.
+NEIGHBOURS = {("config", "policy"), ("trainer", "startup"), ("cli", "schedule"), ("cli", "data_cli")}
+NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("data", "backend"), ("policy", "errors")}
+# On floor 1, what each place may import from outside.
+OUTSIDE = {"policy": set(), "errors": set(), "stream": {"numpy"}, "models/spec": set(), "models/initial": {"numpy"}}
+
+
+def modules():
+    return sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.rglob("*.py"))
+
+
+def imports(module):
+    """Every imported module name, wherever the import stands."""
+    tree = ast.parse((ROOT / f"{module}.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            whole = {"hvd_imagenet", "hvd_imagenet.data", "hvd_imagenet.metrics", "hvd_imagenet.stream"}
+            if node.module in whole:  # from a package: the names may be modules
+                paths = [f"{node.module}.{name.name}" for name in node.names]
+                yield from (
+                    p if (ROOT.parent / p.replace(".", "/")).with_suffix(".py").exists() else node.module for p in paths
+                )
+            else:
+                yield node.module
+
+
+def place(module):
+    name = module.replace("hvd_imagenet.", "", 1).replace(".", "/") if "." in module else module
+    first = name.split("/")[0]
+    return "" if first in ("__init__", "hvd_imagenet") else first
+
+
+def inner(module):
+    return [name for name in imports(module) if name.split(".")[0] == "hvd_imagenet"]
+
+
+def outer(module):
+    names = {name.split(".")[0] for name in imports(module)}
+    return names - set(sys.stdlib_module_names) - {"hvd_imagenet"}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_go_down(module):
+    here = place(module)
+    assert here in FLOORS, f"{module} has no floor: add it to the table"
+    for name in inner(module):
+        there = place(name)
+        lower = FLOORS[there] < FLOORS[here]
+        assert lower or there == here or (here, there) in NEIGHBOURS, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_frameworks_are_imported_in_their_own_folder_only(module):
+    here = place(module)
+    allowed = {"torch": {"torch", "horovod"}, "keras": {"keras", "tensorflow", "horovod"}}.get(here, set())
+    assert outer(module) & FRAMEWORKS <= allowed
+    for name in inner(module):
+        assert not (place(name) in ("torch", "keras") and here != place(name)), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if FLOORS[place(name)] == 1])
+def test_the_first_floor_needs_little(module):
+    allowed = OUTSIDE.get(module, OUTSIDE.get(place(module), set()))
+    assert outer(module) <= allowed
+
+
+def test_importing_the_package_imports_no_framework():
+    program = "import sys, hvd_imagenet, hvd_imagenet.cli, hvd_imagenet.settings; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not FRAMEWORKS & set(loaded)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_files_are_short(module):
+    assert len((ROOT / f"{module}.py").read_text().splitlines()) <= 300
