@@ -108,6 +108,16 @@ def cores_per_worker(local_size: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // local_size)
 
 
+def set_horovod_defaults(on_gpu: bool) -> None:
+    """Settings that Horovod reads when it starts; what the user has set stays.
+
+    Horovod's coordinator wakes up every millisecond. Where it shares its cores with the training, that costs a tenth
+    to a third of a small network's speed; every five milliseconds it does not.
+    """
+    if not on_gpu:
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
+
+
 def load(framework: str) -> type[Backend]:
     """The backend class of a framework; imports that framework, and nothing of the other.
 

@@ -134,3 +134,7 @@ def _value(arguments: list[str], option: str) -> str | None:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(option, dest="value", nargs="?")
     return parser.parse_known_args(arguments)[0].value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -38,19 +38,27 @@ def pytest_pyfunc_call(pyfuncitem):
     workers = getattr(pyfuncitem, "callspec", None) and pyfuncitem.callspec.params.get("workers")
     if not workers or ON_A_WORKER:
         return None
-    shared = pyfuncitem.funcargs.get("shared")
+    folder = str(pyfuncitem.funcargs["session_folder"])
     test = f"{pyfuncitem.path}::{pyfuncitem.name}"
-    done = horovodrun(workers, sys.executable, "-m", "pytest", test, **({"TEST_SHARED": str(shared)} if shared else {}))
+    done = horovodrun(workers, sys.executable, "-m", "pytest", test, TEST_FOLDER=folder)
     if done.returncode != 0:
         pytest.fail(f"on {workers} workers:\n{done.stdout}", pytrace=False)
     assert done.stdout.count("1 passed") == workers, done.stdout
     return True
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> Path:
+@pytest.fixture(scope="session", autouse=True)
+def session_folder(tmp_path_factory) -> Path:
+    """One folder for all tests, on all workers too."""
+    return Path(os.environ["TEST_FOLDER"]) if ON_A_WORKER else tmp_path_factory.mktemp("session")
+
+
+@pytest.fixture
+def shared(session_folder, request) -> Path:
     """A folder that the tests of a file share, on all workers too."""
-    return Path(os.environ["TEST_SHARED"]) if ON_A_WORKER else tmp_path_factory.mktemp("shared")
+    folder = session_folder / request.module.__name__
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def make_image_folder(root: Path, train: int, val: int, classes: int = 2, size: tuple[int, int] = (24, 20)) -> Path:
@@ -69,6 +77,7 @@ def make_image_folder(root: Path, train: int, val: int, classes: int = 2, size: 
 
 
 @pytest.fixture(scope="session")
-def image_folder(tmp_path_factory) -> Path:
+def image_folder(session_folder) -> Path:
     """50 training and 23 validation images in two classes."""
-    return make_image_folder(tmp_path_factory.mktemp("images"), 50, 23)
+    folder = session_folder / "images"
+    return folder if folder.exists() else make_image_folder(folder, 50, 23)

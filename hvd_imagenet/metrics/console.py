@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from hvd_imagenet.policy import LargeBatchPolicy
+
+# Open MPI gives its workers a terminal of its own and passes on, to a file perhaps, what is written there.
+RELAYED = "OMPI_COMM_WORLD_RANK"
 
 
 class RunConsole:
@@ -17,39 +22,48 @@ class RunConsole:
     Args:
         log: every line is also appended to this file.
         policy: for the length of the run.
+        console: where to show it; by default standard output.
     """
 
-    def __init__(self, log: Path, policy: LargeBatchPolicy):
+    def __init__(self, log: Path, policy: LargeBatchPolicy, console: Console | None = None):
         self._policy = policy
         self._log = log.open("a")
-        self._console = Console(highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=self._console, transient=True
-        )
+        self._console = console or Console()
+        columns = BarColumn(bar_width=None), TextColumn("{task.description}", table_column=Column(no_wrap=True))
+        self._bar = Progress(*columns, console=self._console, expand=True, transient=True)
         self._task = self._bar.add_task("starting", total=policy.last_sample)
-        if self._console.is_terminal:
+        self._has_bar = self._console.is_terminal and RELAYED not in os.environ
+        if self._has_bar:
             self._bar.start()
 
     def line(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         self._write(text)
 
     def step(self, values: dict[str, Any]) -> None:
         """Show a logged step, as it is written to metrics.jsonl."""
         left = (self._policy.last_sample - values["samples_seen"]) / values["images_per_second"]
-        text = (
-            f"epoch {values['epoch']:6.2f}/{self._policy.epochs:g}  step {values['step']}/{self._policy.total_steps}  "
-            f"loss {values['loss']:.4f}  top-1 {values['top1']:6.2%}  lr {values['lr']:.4g}  "
-            f"{values['images_per_second']:,.0f} images/s  {_clock(left)} left"
-        )
-        self._bar.update(self._task, description=text, completed=values["samples_seen"])
-        self._write(text)
-        if not self._console.is_terminal:
-            self._console.print(text, markup=False)
+        parts = [
+            f"epoch {values['epoch']:.2f}/{self._policy.epochs:g}",
+            f"step {values['step']}/{self._policy.total_steps}",
+            f"loss {values['loss']:.3f}",
+            f"top-1 {values['top1']:.1%}",
+            f"lr {values['lr']:.3g}",
+            f"{values['images_per_second']:,.0f} img/s",
+            f"{_clock(left)} left",
+        ]
+        line = "  ".join(parts)
+        short = " ".join(parts[:1] + parts[2:])  # with a bar, on 80 columns
+        self._bar.update(self._task, description=short, completed=values["samples_seen"])
+        if self._has_bar:
+            self._write(line)
+        else:
+            self.line(line)
 
     def close(self) -> None:
-        self._bar.stop()
+        if self._has_bar:
+            self._bar.stop()
         self._log.close()
 
     def _write(self, text: str) -> None:
@@ -58,6 +72,7 @@ class RunConsole:
 
 
 def _clock(seconds: float) -> str:
+    """Seconds as minutes:seconds, or hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

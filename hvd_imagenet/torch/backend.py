@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hvd_imagenet.backend import Batch, State, Totals, cores_per_worker
+from hvd_imagenet.backend import Batch, State, Totals, cores_per_worker, set_horovod_defaults
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.policy import StepPlan
@@ -30,6 +30,7 @@ class Backend:
     """
 
     def __init__(self, config: Config):
+        set_horovod_defaults(on_gpu=torch.cuda.is_available())
         hvd.init()
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Installs, then runs the tests.
+#
+#   bash tests/run.sh [--all] [PYTEST OPTION ...]
+#
+#   --all   the long ones, too: kill chains, clusters, images
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+all=()
+if [ "${1:-}" = --all ]; then
+    shift
+else
+    all=(-m "not long")
+fi
+
+bash launch/install.sh --cpu --dev
+bash launch/system-packages dataset-fashion-mnist
+. "${VENV:-.venv}/bin/activate"
+ruff check .
+ruff format --check .
+exec python -m pytest "${all[@]}" "$@" tests
