@@ -1,0 +1,67 @@
+"""The scripts in launch/: the compiler wrapper, and what they say of wrong options."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"),
+    [
+        ("-O3 -std=c++14 -c a.cc", "-O3 -std=gnu++20 -c a.cc"),
+        ("-std=c++11 a.cc", "-std=gnu++20 a.cc"),
+        ("-std=gnu++17 a.cc", "-std=gnu++20 a.cc"),
+        ("-std=c++20 a.cc", "-std=c++20 a.cc"),
+        ("-std=gnu99 a.cc", "-std=gnu99 a.cc"),
+        ("-std=c++14 -D__CUDACC__ a.cc", "-std=c++14 -D__CUDACC__ a.cc"),
+        ("-std=c++14 -D__CUDACC__=1 a.cc", "-std=c++14 -D__CUDACC__=1 a.cc"),
+        ("-DTENSORFLOW_VERSION=2021000000 x/mpi_ops.cc", "-DTENSORFLOW_VERSION=2021000000 x/mpi_ops.cc"),
+        ("-DTENSORFLOW_VERSION=2021000000 x/xla_mpi_ops.cc", "-DTENSORFLOW_VERSION=2005000000 x/xla_mpi_ops.cc"),
+    ],
+)
+def test_the_compiler_wrapper(given, passed_on):
+    done = run(LAUNCH / "horovod-cxx", *given.split(), HVD_IMAGENET_CXX="echo")
+    assert (done.returncode, done.stdout) == (0, passed_on + "\n")
+
+
+def test_the_compiler_wrapper_keeps_words_together_and_passes_the_status_on():
+    assert run(LAUNCH / "horovod-cxx", "-DX=a b", HVD_IMAGENET_CXX="echo").stdout == "-DX=a b\n"
+    assert run(LAUNCH / "horovod-cxx", HVD_IMAGENET_CXX="false").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--framework", "torch"], "error: unknown option --framework"),
+        (["--frameworks", "jax"], "error: --frameworks jax\n       Give torch, keras, or torch,keras."),
+        (["--frameworks"], "error: --frameworks needs a value"),
+        (["--gpu", "--frameworks", "torch,keras"], "error: PyTorch needs CUDA 13 and TensorFlow CUDA 12"),
+    ],
+)
+def test_wrong_options_of_the_installer(options, message):
+    done = run("bash", LAUNCH / "install.sh", *options)
+    assert done.returncode == 1 and message in done.stderr
+
+
+def test_the_installer_explains_itself():
+    done = run("bash", LAUNCH / "install.sh", "--help")
+    assert done.returncode == 0 and "--frameworks LIST" in done.stdout and "HVD_IMAGENET_CACHE" in done.stdout
+
+
+def test_missing_packages_without_root_are_named(tmp_path):
+    """Where there is neither apt-get nor sudo, the missing packages are named."""
+    for name in ("bash", "env"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    done = run(LAUNCH / "system-packages", "no-such-package", PATH=str(tmp_path))
+    assert done.returncode == 1 and "error: system packages are missing: no-such-package" in done.stderr
+    assert run(LAUNCH / "system-packages").returncode == 0
