@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -69,6 +70,7 @@ class Backend(Protocol):
     Attributes:
         rank, size: of this worker among all; local_rank, local_size: among those of this host.
         device_id: the GPU of this worker; None: the CPU.
+        cores: how many threads this worker may keep busy.
     """
 
     rank: int
@@ -76,6 +78,7 @@ class Backend(Protocol):
     local_rank: int
     local_size: int
     device_id: int | None
+    cores: int
 
     def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch]) -> None:
         """Take one step from this worker's micro-batches of it; returns without waiting for the device."""
@@ -103,9 +106,44 @@ class Backend(Protocol):
         """Every worker's (picklable) value, in the order of the ranks, on every worker; also a barrier."""
 
 
-def cores_per_worker(local_size: int) -> int:
-    """Threads that a worker may keep busy: the host's cores shared out, at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) // local_size)
+class Place(NamedTuple):
+    """Where a worker runs: its host, the cores it may use, and its GPU by its unique name (None: the CPU)."""
+
+    host: str
+    cores: frozenset[int]
+    gpu: str | None
+
+
+def this_place(gpu: str | None) -> Place:
+    """The place of this process."""
+    return Place(socket.gethostname(), frozenset(os.sched_getaffinity(0)), gpu)
+
+
+def cores_per_worker(places: list[Place], rank: int) -> int:
+    """Threads that a worker may keep busy: its host's cores shared out, at least 1.
+
+    Launchers may have bound each worker to cores of its own, or left all of them to all.
+    """
+    neighbours = [place for place in places if place.host == places[rank].host]
+    return max(1, len(frozenset().union(*(place.cores for place in neighbours))) // len(neighbours))
+
+
+def require_own_gpus(places: list[Place]) -> None:
+    """Check that every worker has a GPU to itself, or none has one.
+
+    Raises:
+        SettingsError: names two workers that share a GPU, or one that has none.
+    """
+    owners: dict[tuple[str, str | None], int] = {}
+    for rank, place in enumerate(places):
+        if place.gpu is None and any(other.gpu for other in places):
+            raise SettingsError(f"worker {rank} on {place.host} has no GPU, others have; start one worker per GPU")
+        other = owners.setdefault((place.host, place.gpu), rank)
+        if place.gpu is not None and other != rank:
+            raise SettingsError(
+                f"workers {other} and {rank} on {place.host} share GPU {place.gpu}; start one worker per GPU, "
+                "or hide the GPUs: CUDA_VISIBLE_DEVICES="
+            )
 
 
 def set_horovod_defaults(on_gpu: bool) -> None:
@@ -127,6 +165,8 @@ def load(framework: str) -> type[Backend]:
     try:
         return importlib.import_module(f"hvd_imagenet.{framework}.backend").Backend
     except ImportError as error:
+        if (error.name or "").startswith("hvd_imagenet"):
+            raise SettingsError(f"framework: {framework}; not in this version, give torch") from None
         raise SettingsError(
             f"framework: {framework} cannot be loaded ({error}); run: bash launch/install.sh --frameworks {framework}"
         ) from None

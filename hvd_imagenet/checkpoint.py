@@ -54,10 +54,12 @@ def save(folder: Path, state: State, progress: Progress, settings: dict[str, Any
     for name, data in files.items():
         _write(partial / name, data)
     _flush(partial)
+    replaced = folder / f"{final.name}.replaced.partial"
     if final.exists():  # of the same step, from before a restart
-        shutil.rmtree(final)
+        final.rename(replaced)
     partial.rename(final)
     _flush(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -68,15 +70,15 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
 
 
-def load(folder: Path) -> tuple[State, Progress]:
-    """The newest checkpoint in a folder.
+def load(folder: Path) -> tuple[State, Progress, dict[str, Any]]:
+    """The newest checkpoint in a folder: its state, where the run was, and the run's settings.
 
     Raises:
         CheckpointError: there is none, or it is damaged or of another format.
     """
     found = checkpoints(folder)
     if not found:
-        raise CheckpointError(f"{folder}: holds no checkpoint; start the run without --resume")
+        raise CheckpointError(f"{folder}: holds no checkpoint")
     newest = found[-1]
     try:
         description = json.loads((newest / STATE).read_text())
@@ -89,9 +91,10 @@ def load(folder: Path) -> tuple[State, Progress]:
                 raise CheckpointError(f"{newest / name}: damaged; remove {newest} to go on from the one before")
             arrays[name] = safetensors.numpy.load(data)
         progress = Progress(**{field.name: description[field.name] for field in dataclasses.fields(Progress)})
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        settings = dict(description["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{newest}: unreadable ({error!r}); remove it to go on from the one before") from None
-    return State(arrays[MODEL], arrays[OPTIMIZER]), progress
+    return State(arrays[MODEL], arrays[OPTIMIZER]), progress, settings
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -9,7 +9,8 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
-from hvd_imagenet.errors import RunError, SettingsError
+from hvd_imagenet import __version__
+from hvd_imagenet.errors import CheckpointError, RunError, SettingsError
 
 SUMMARY = """usage: hvd-imagenet COMMAND [OPTION ...]
 
@@ -20,7 +21,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   schedule   the plan of a run: batch size and learning rate, before any work
   data       make and look at data sets: pack, info, fashion-mnist
 
-  hvd-imagenet COMMAND --help says more about each.
+  hvd-imagenet COMMAND --help says more about each; --version tells the version.
 """
 
 # The launchers tell a worker its rank by one of these, before Horovod is up.
@@ -39,12 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(SUMMARY, end="")
         return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
     try:
         if arguments[0] not in commands:
             raise SettingsError(f"{arguments[0]}: unknown command; known: {', '.join(commands)}")
         commands[arguments[0]](arguments[1:])
     except RunError as error:
-        if _is_first_worker():  # all workers end with the same error: one of them says it
+        if _is_first_worker() or not error.everywhere:
             print(f"hvd-imagenet: error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except BrokenPipeError:  # | head
@@ -56,7 +60,7 @@ def train(arguments: list[str]) -> None:
     from hvd_imagenet import settings
 
     parser = settings.parser("train", "Train a network; start it under horovodrun or mpirun to use many workers.")
-    parser.add_argument("--run", metavar="FOLDER", help="the run's folder (default: runs/MODEL-DATE-TIME)")
+    parser.add_argument("--run", metavar="FOLDER", type=_named, help="the run's folder (default: runs/MODEL-DATE-TIME)")
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -69,6 +73,8 @@ def train(arguments: list[str]) -> None:
     config, options = settings.parse(parser, arguments)
     if options.resume and not options.run:
         raise SettingsError("--resume: needs --run, the folder of the run to go on with")
+    if options.resume and not (Path(options.run) / "config.yaml").exists():
+        raise CheckpointError(f"--run: {options.run}; holds no run to resume; start it without --resume")
 
     from hvd_imagenet import trainer
     from hvd_imagenet.run_directory import RunDirectory
@@ -82,6 +88,8 @@ def evaluate(arguments: list[str]) -> None:
 
     parser = settings.parser("evaluate", "Evaluate a run's newest checkpoint on the whole validation set.")
     parser.add_argument("--run", metavar="FOLDER", required=True, help="the run's folder")
+    if {"-h", "--help"} & set(arguments):
+        settings.parse(parser, arguments)
     folder = _value(arguments, "--run")
     if folder is None:
         raise SettingsError("--run: missing; give the folder of a run")
@@ -106,7 +114,7 @@ def schedule(arguments: list[str]) -> None:
     parser.add_argument("--plot", metavar="FILE", help="a picture: .png, .svg or .pdf")
     config, options = settings.parse(parser, arguments)
     if config.data.train_samples is None:
-        raise SettingsError("data.train_samples: null; give the size of the training set to plan a run")
+        raise SettingsError("data.train_samples: null; give the size of the training set, or a recipe: --config NAME")
 
     from hvd_imagenet import schedule as view
 
@@ -115,6 +123,7 @@ def schedule(arguments: list[str]) -> None:
         view.write_csv(policy, sys.stdout)
     if options.plot:
         view.plot(policy, Path(options.plot))
+        print(f"{options.plot}: written", file=sys.stderr)
     if not options.csv and not options.plot:
         view.print_table(policy)
 
@@ -123,6 +132,13 @@ def data(arguments: list[str]) -> None:
     from hvd_imagenet import data_cli
 
     data_cli.main(arguments)
+
+
+def _named(text: str) -> str:
+    """A file or folder as an option's value; empty where a script's variable is unset."""
+    if not text:
+        raise SettingsError("--run: is empty; give the name of a folder")
+    return text
 
 
 def _is_first_worker() -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
-from hvd_imagenet.policy.settings import require
+from hvd_imagenet.policy.settings import is_positive, require
+
+ANY_SIZE = 2**40  # samples: a training set that no setting is too large for, where its size is not known yet
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class ModelSettings:
     """The network.
 
     Args:
-        name: a row of the table in hvd_imagenet/models/spec.py, such as resnet50 (ImageNet) or resnet20 (CIFAR).
+        name: resnet18, resnet34, resnet50, resnet101 or resnet152 for ImageNet; resnet8, resnet20, resnet32, resnet44
+            or resnet56 for small images.
         classes: number of classes.
     """
 
@@ -57,13 +61,16 @@ class DataSettings:
     threads: int | None = None
 
     def __post_init__(self):
+        require(self.path != "", "data.path", "empty", "give the folder of a data set")
         require(self.train_samples is None or self.train_samples > 0, "data.train_samples", self.train_samples,
                 "give the number of training samples, above 0")  # fmt: skip
         require(self.image_size > 0, "data.image_size", self.image_size, "give a number of pixels above 0")
         require(self.evaluation_resize is None or self.evaluation_resize >= self.image_size, "data.evaluation_resize",
                 self.evaluation_resize, f"must be at least data.image_size ({self.image_size})")  # fmt: skip
-        require(len(self.mean) == 3, "data.mean", self.mean, "give three numbers: red, green, blue")
-        require(len(self.std) == 3 and min(self.std) > 0, "data.std", self.std, "give three numbers above 0")
+        right = len(self.mean) == 3 and all(map(math.isfinite, self.mean))
+        require(right, "data.mean", self.mean, "give three numbers: red, green, blue")
+        right = len(self.std) == 3 and all(map(is_positive, self.std))
+        require(right, "data.std", self.std, "give three numbers above 0")
         require(self.threads is None or self.threads > 0, "data.threads", self.threads, "give a number above 0")
 
     def resize_shorter(self) -> int:
@@ -122,7 +129,7 @@ class CheckpointSettings:
     keep: int = 3
 
     def __post_init__(self):
-        require(self.every_epochs > 0, "checkpoint.every_epochs", self.every_epochs, "give a number above 0")
+        require(is_positive(self.every_epochs), "checkpoint.every_epochs", self.every_epochs, "give a number above 0")
         require(self.keep > 0, "checkpoint.keep", self.keep, "give a number above 0")
 
 
@@ -137,7 +144,7 @@ class EvaluateSettings:
     every_epochs: float = 1
 
     def __post_init__(self):
-        require(self.every_epochs > 0, "evaluate.every_epochs", self.every_epochs, "give a number above 0")
+        require(is_positive(self.every_epochs), "evaluate.every_epochs", self.every_epochs, "give a number above 0")
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,14 @@ class Config:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
     def __post_init__(self):
-        self.policy(self.data.train_samples or 1)  # what only shows in the whole shows now
+        self.policy(self.data.train_samples or ANY_SIZE)  # what only shows in the whole shows now
+        reduction = RESNETS[self.model.name].reduction
+        require(
+            self.batch.micro_size > 1 or self.data.image_size > reduction,
+            "batch.micro_size",
+            self.batch.micro_size,
+            f"batch normalisation needs more than one value: give 2 or more, or data.image_size above {reduction}",
+        )
 
     def policy(self, dataset_size: int) -> LargeBatchPolicy:
         """The plan of the run on a training set of that many samples."""

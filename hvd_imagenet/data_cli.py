@@ -61,13 +61,12 @@ def _image_folder(root: Path) -> ImageFolder:
 
 def _pack(source: Source, destination: Path) -> None:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as bar:
+    console = Console(highlight=False, soft_wrap=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {split: bar.add_task(split, total=count) for split, count in source.counts.items()}
         pack(source, destination, progress=lambda split, done: bar.update(tasks[split], completed=done))
     counts = ", ".join(f"{count:,} {split}" for split, count in source.counts.items())
-    Console(highlight=False, soft_wrap=True).print(
-        f"{destination}: {counts} images in {len(source.classes)} classes", markup=False
-    )
+    console.print(f"{destination}: {counts} images in {len(source.classes)} classes", markup=False)
 
 
 def _info(path: Path) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from hvd_imagenet import settings
 from hvd_imagenet.config import Config
-from hvd_imagenet.errors import CheckpointError, SettingsError
+from hvd_imagenet.errors import SettingsError
 
 
 class RunDirectory:
     """Paths and small files of one run.
 
     Args:
-        path: the folder; made by `claim`.
+        path: the folder; made by `write_config`.
     """
 
     def __init__(self, path: Path):
@@ -25,20 +25,24 @@ class RunDirectory:
         self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"
 
-    def claim(self, config: Config, resume: bool) -> None:
-        """Take the folder for this run and write its settings there.
+    def check_free(self, resume: bool) -> None:
+        """Look whether a run can start, or go on, in this folder; nothing is written.
 
         Raises:
-            SettingsError: it holds something already, or cannot be written.
-            CheckpointError: there is no run to resume in it.
+            SettingsError: it holds something already.
         """
-        if resume and not self.config.exists():
-            raise CheckpointError(f"{self.path}: holds no run to resume; start it without --resume")
         if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             remedy = "add --resume to go on with it, or name another folder with --run"
             if not self.config.exists():
                 remedy = "name another folder with --run"
             raise SettingsError(f"--run: {self.path}; the folder is in use; {remedy}")
+
+    def write_config(self, config: Config) -> None:
+        """Make the folder if it is not there, and write the run's settings.
+
+        Raises:
+            SettingsError: it cannot be written.
+        """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             _replace(self.config, settings.dump(config))

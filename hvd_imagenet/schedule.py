@@ -53,7 +53,7 @@ def plot(policy: LargeBatchPolicy, path: Path) -> None:
     Raises:
         SettingsError: the file's ending is not that of a picture, or it cannot be written.
     """
-    if path.suffix not in PICTURES:
+    if path.suffix.lower() not in PICTURES:
         raise SettingsError(f"--plot: {path}; give a file that ends in {', '.join(PICTURES)}")
     from matplotlib.figure import Figure  # a second: only where a picture is asked for
 

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import re
 import typing
+from argparse import SUPPRESS
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType
@@ -24,13 +25,24 @@ from hvd_imagenet.errors import SettingsError
 RECIPES = Path(__file__).parent / "recipes"
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys_given = [key.value for key, _ in node.value]
+        for key in keys_given:
+            if keys_given.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def recipe_names() -> list[str]:
     """The recipes that come with the package."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def parser(command: str, description: str) -> jsonargparse.ArgumentParser:
-    """A parser of all settings, to which a command adds its own options."""
+    """A parser for `parse`, which adds all settings; a command adds its own options before."""
     made = jsonargparse.ArgumentParser(
         prog=f"hvd-imagenet {command}", description=description, exit_on_error=False, allow_abbrev=False
     )
@@ -40,7 +52,6 @@ def parser(command: str, description: str) -> jsonargparse.ArgumentParser:
         metavar="NAME|FILE",
         help=f"a recipe ({', '.join(recipe_names())}) or a YAML file of settings; later settings override earlier ones",
     )
-    made.add_class_arguments(Config, fail_untyped=True)
     return made
 
 
@@ -50,6 +61,9 @@ def parse(made: jsonargparse.ArgumentParser, arguments: list[str]) -> tuple[Conf
     Raises:
         SettingsError: an unknown key, a wrong type, or a value out of range.
     """
+    made.add_class_arguments(Config, fail_untyped=True)
+    for group in _groups():
+        made._option_string_actions[f"--{group}"].help = SUPPRESS  # refused below: settings are given one by one
     arguments = _checked(made, arguments)
     try:
         options = made.instantiate(made.parse_args(arguments))
@@ -101,7 +115,7 @@ def _config_file(name: str) -> Path:
     if name not in recipe_names():
         path = Path(name)
     try:
-        _check_keys(yaml.safe_load(path.read_text()), name)
+        _check_keys(yaml.load(path.read_text(), _UniqueKeys), name)
     except (FileNotFoundError, IsADirectoryError):
         raise SettingsError(
             f"--config: {name}; no such file or recipe{_nearest(name, recipe_names())}; "
@@ -116,6 +130,8 @@ def _config_file(name: str) -> Path:
 
 def _check_keys(settings: Any, file: str, prefix: str = "") -> None:
     known = dict(keys())
+    if settings is None:
+        raise SettingsError(f"{file}: {prefix.rstrip('.') or 'the file'}: is empty; give settings, key: value")
     if not isinstance(settings, Mapping):
         raise SettingsError(f"{file}: {prefix.rstrip('.') or 'the file'}: {settings!r}; give a mapping, key: value")
     for key, value in settings.items():
@@ -124,15 +140,20 @@ def _check_keys(settings: Any, file: str, prefix: str = "") -> None:
             raise SettingsError(f"{file}: {dotted}: unknown setting{_nearest(dotted, known)}")
         if dataclasses.is_dataclass(known[dotted]):
             _check_keys(value, file, f"{dotted}.")
+        elif value is None and NoneType not in typing.get_args(known[dotted]):
+            raise SettingsError(f"{file}: {dotted}: has no value; give {_described(known[dotted])}")
 
 
 def _check_option(made: jsonargparse.ArgumentParser, option: str) -> None:
     known = list(made._option_string_actions)
-    groups = [f"--{key}" for key, kind in keys() if dataclasses.is_dataclass(kind)]
-    if option in groups:
+    if option[2:] in _groups():
         raise SettingsError(f"{option}: a group of settings; give them one by one, such as {option}.{_first(option)}")
     if option not in known:
         raise SettingsError(f"{option}: unknown option{_nearest(option, known)}; --help lists all")
+
+
+def _groups() -> list[str]:
+    return [key for key, kind in keys() if dataclasses.is_dataclass(kind)]
 
 
 def _first(group: str) -> str:
@@ -168,7 +189,7 @@ def _described(kind: Any) -> str:
     if typing.get_origin(kind) is list:
         return "a list of numbers, such as [1, 2]"
     if typing.get_origin(kind) is dict:
-        return "a table {epoch: samples}"
+        return "a table {epoch: samples}, with a space after each colon"
     if arguments:
         return ", or ".join(map(_described, arguments))
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}[kind]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hvd_imagenet import checkpoint
-from hvd_imagenet.backend import Backend, cores_per_worker
+from hvd_imagenet.backend import Backend, State
 from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.store import Store, open_store
-from hvd_imagenet.errors import CheckpointError, DataError, RunError, SettingsError
+from hvd_imagenet.errors import DataError, RunError, SettingsError
 from hvd_imagenet.policy import LargeBatchPolicy
 from hvd_imagenet.run_directory import RunDirectory
 
@@ -26,7 +29,9 @@ def together(backend: Backend) -> Iterator[None]:
         found = error
     for rank, error in enumerate(backend.gather(found)):
         if error is not None:
-            raise error if rank == 0 else type(error)(f"worker {rank}: {error}")
+            shared = error if rank == 0 else type(error)(f"worker {rank}: {error}")
+            shared.everywhere = True
+            raise shared
 
 
 def require_data(config: Config) -> None:
@@ -46,7 +51,7 @@ def open_everywhere(config: Config, split: str, backend: Backend) -> Store:
 
 
 def check_fit(config: Config, policy: LargeBatchPolicy, train_set: Store, workers: int) -> None:
-    """Hold the settings against the data and the number of workers.
+    """Hold the settings against the training set and the number of workers.
 
     Raises:
         SettingsError, DataError: they do not fit.
@@ -57,11 +62,7 @@ def check_fit(config: Config, policy: LargeBatchPolicy, train_set: Store, worker
             f"{train_set.path}: has {len(train_set)} training images, but data.train_samples is {samples}; "
             "is it the right data set? Otherwise set data.train_samples to null"
         )
-    if config.model.classes != len(train_set.classes):
-        raise DataError(
-            f"{train_set.path}: has {len(train_set.classes)} classes, but model.classes is {config.model.classes}; "
-            f"set model.classes to {len(train_set.classes)}, or is it another data set?"
-        )
+    check_classes(config, train_set)
     if policy.smallest_step() < workers:
         size = policy.smallest_step() * config.batch.micro_size
         raise SettingsError(
@@ -71,18 +72,77 @@ def check_fit(config: Config, policy: LargeBatchPolicy, train_set: Store, worker
         )
 
 
-def restore(run: RunDirectory, backend: Backend) -> Progress:
-    """Load the newest checkpoint, read by rank 0, into every worker."""
-    progress = None
+def check_classes(config: Config, store: Store) -> None:
+    """Raise DataError unless the network has as many classes as the data set."""
+    if config.model.classes != len(store.classes):
+        raise DataError(
+            f"{store.path}: has {len(store.classes)} classes, but model.classes is {config.model.classes}; "
+            f"set model.classes to {len(store.classes)}, or is it another data set?"
+        )
+
+
+def read_checkpoint(run: RunDirectory, backend: Backend) -> tuple[State | None, Progress, dict[str, Any] | None]:
+    """The newest checkpoint, read by rank 0: its state (there alone), and for all where the run was, and its settings.
+
+    A run that ended before its first checkpoint begins anew: no state, no progress, no settings to keep to.
+    """
+    found: tuple = None, Progress(), None
     with together(backend):
-        if backend.rank == 0:
-            state, progress = checkpoint.load(run.checkpoints)
+        if backend.rank == 0 and checkpoint.checkpoints(run.checkpoints):
+            found = checkpoint.load(run.checkpoints)
+    state, *known = found
+    progress, settings = backend.gather(known)[0]
+    return state, progress, settings
+
+
+def take_over(state: State | None, backend: Backend) -> None:
+    """Give every worker the state that rank 0 has read, or where there is none, rank 0's initial one."""
+    with together(backend):
+        if state is not None:
             try:
                 backend.load_state(state)
             except ValueError as error:
-                raise CheckpointError(f"{run.checkpoints}: of another network ({error})") from None
+                raise SettingsError(f"model: is not the one of the checkpoint ({error})") from None
     backend.broadcast()
-    return backend.gather(progress)[0]
+
+
+def check_same_walk(config: Config, saved: dict[str, Any] | None, policy: LargeBatchPolicy, progress: Progress) -> None:
+    """Check that a run can go on with these settings along the stream that it began.
+
+    Raises:
+        SettingsError: names the settings that differ from those of the checkpoint.
+    """
+    before, now = flat(saved or {}), flat(json.loads(json.dumps(dataclasses.asdict(config))))  # both as JSON has them
+    differing = [
+        f"{key} was {before[key]} and is {now.get(key)}"
+        for key in before
+        if key.startswith(WALK) and before[key] != now.get(key)
+    ]
+    if differing:
+        raise SettingsError(f"--resume: {'; '.join(differing)}; go on with the run's own, or start another run")
+    if progress.samples_seen < policy.total_samples:
+        try:
+            step = policy.at(progress.samples_seen).step
+        except ValueError:
+            step = None
+        if step != progress.step:
+            raise SettingsError(
+                f"--resume: the checkpoint is after {progress.step} steps and {progress.samples_seen} samples, where "
+                "these settings have no step; the data set, or when the batch grows, has changed"
+            )
+
+
+# What decides which samples a step takes, and into what.
+WALK = ("model.", "batch.", "seed", "data.train_samples", "data.image_size", "data.augment")
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    found = {}
+    for key, value in settings.items():
+        nested = isinstance(value, dict) and f"{prefix}{key}" != "batch.global_size"
+        found.update(flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+    return found
 
 
 def decoding(config: Config, backend: Backend) -> Decoding:
@@ -94,6 +154,6 @@ def decoding(config: Config, backend: Backend) -> Decoding:
         std=tuple(data.std),
         resize_shorter=data.resize_shorter(),
         padded=data.augment == "shift_crop",
-        threads=data.threads or cores_per_worker(backend.local_size),
+        threads=data.threads or backend.cores,
         device_id=backend.device_id,
     )

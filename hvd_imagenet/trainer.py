@@ -7,6 +7,8 @@ import math
 import time
 from typing import Any
 
+import numpy as np
+
 from hvd_imagenet import backend as backends
 from hvd_imagenet import checkpoint
 from hvd_imagenet.backend import Backend, Totals
@@ -14,14 +16,24 @@ from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import TrainLoader, Worker, evaluation_batches
 from hvd_imagenet.data.store import Store
-from hvd_imagenet.errors import DivergedError
+from hvd_imagenet.errors import CheckpointError, DivergedError
 from hvd_imagenet.metrics import lines, result
 from hvd_imagenet.metrics.journal import Journal, NoJournal
 from hvd_imagenet.metrics.stopwatch import Stopwatch
 from hvd_imagenet.policy import LargeBatchPolicy, StepPlan
 from hvd_imagenet.policy.clock import periods
 from hvd_imagenet.run_directory import RunDirectory
-from hvd_imagenet.startup import check_fit, decoding, open_everywhere, require_data, restore, together
+from hvd_imagenet.startup import (
+    check_classes,
+    check_fit,
+    check_same_walk,
+    decoding,
+    open_everywhere,
+    read_checkpoint,
+    require_data,
+    take_over,
+    together,
+)
 
 EVALUATION_BATCH = 128
 
@@ -43,13 +55,22 @@ def train(config: Config, run: RunDirectory, resume: bool) -> None:
     with together(backend):
         check_fit(config, policy, train_set, backend.size)
         if backend.rank == 0:
-            run.claim(config, resume)
-    if resume:
-        progress = restore(run, backend)
-    else:
-        backend.broadcast()
-        progress = Progress()
+            run.check_free(resume)
+    config = resolved(config, train_set)
+    state, progress, saved = read_checkpoint(run, backend) if resume else (None, Progress(), None)
+    with together(backend):
+        check_same_walk(config, saved, policy, progress)
+    take_over(state, backend)
+    with together(backend):
+        if backend.rank == 0:
+            run.write_config(config)
     Trainer(config, run, backend, policy, train_set, val_set, progress).run()
+
+
+def resolved(config: Config, train_set: Store) -> Config:
+    """The settings with what the data set tells, to be found again from any folder."""
+    path = str(train_set.path.resolve())
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path, train_samples=len(train_set)))
 
 
 def evaluate(config: Config, run: RunDirectory) -> Totals:
@@ -58,7 +79,12 @@ def evaluate(config: Config, run: RunDirectory) -> Totals:
     with together(backend):
         require_data(config)
     val_set = open_everywhere(config, "val", backend)
-    restore(run, backend)
+    with together(backend):
+        check_classes(config, val_set)
+        if backend.rank == 0 and not checkpoint.checkpoints(run.checkpoints):
+            raise CheckpointError(f"{run.checkpoints}: holds no checkpoint; the run has not got so far")
+    state, *_ = read_checkpoint(run, backend)
+    take_over(state, backend)
     return evaluate_all(config, backend, val_set)
 
 
@@ -91,8 +117,6 @@ class Trainer:
         self._train_set = train_set
         self._val_set = val_set
         self._progress = progress
-        first = backend.rank == 0
-        self._journal = Journal(run.metrics, run.log, policy, progress.step) if first else NoJournal()
 
     def run(self) -> None:
         """Take the steps that are left, and write the result."""
@@ -106,10 +130,12 @@ class Trainer:
             decoding(config, self._backend),
             from_=progress.samples_seen,
         )
-        self._journal.say(self._greeting())
+        first = self._backend.rank == 0
+        self._journal = Journal(self._run.metrics, self._run.log, self._policy, progress.step) if first else NoJournal()
         self._wall_start = time.monotonic() - progress.wall_seconds
         self._stopwatch = Stopwatch(progress.train_seconds, progress.samples_seen)
         try:
+            self._journal.say(self._greeting())
             for plan in self._policy.steps(from_=progress.samples_seen):
                 self._backend.train_step(plan, loader.micro_batches(plan))
                 self._after(plan)
@@ -119,9 +145,9 @@ class Trainer:
             self._journal.close()
 
     def _greeting(self) -> str:
-        policy, step = self._policy, self._progress.step
+        policy, step, size = self._policy, self._progress.step, self._backend.size
         return (
-            f"{self._config.model.name} in {self._config.framework} on {self._backend.size} workers, "
+            f"{self._config.model.name} in {self._config.framework} on {size} worker{'s' if size > 1 else ''}, "
             f"{len(self._train_set):,} images, {policy.total_steps:,} steps{f' from {step:,}' if step else ''}, "
             f"into {self._run.path}"
         )
@@ -132,18 +158,21 @@ class Trainer:
         progress.step = plan.step + 1
         progress.samples_seen = plan.samples_seen + plan.global_batch
         ended = progress.samples_seen >= self._policy.total_samples
-        if ended or progress.step % config.log.every_steps == 0:
-            self._log(plan)
+        logs = ended or progress.step % config.log.every_steps == 0
         evaluates = ended or self._due(config.evaluate.every_epochs, plan)
         saves = ended or self._due(config.checkpoint.every_epochs, plan)
-        if evaluates or saves:
-            self._backend.take_totals()  # the device is done with its steps: what follows is not their time
-            progress.train_seconds = self._stopwatch.seconds()
-            with self._stopwatch.paused():
-                if evaluates:
-                    self._evaluate()
-                if saves and self._backend.rank == 0:
-                    self._save()
+        if not (logs or evaluates or saves):
+            return
+        totals = self._backend.take_totals()  # the device is done with its steps: what follows is not their time
+        self._require_finite(totals.loss_sum, plan)
+        progress.train_seconds = self._stopwatch.seconds()
+        with self._stopwatch.paused():
+            if logs:
+                self._log(plan, totals)
+            if evaluates:
+                self._evaluate(plan)
+            if saves:
+                self._save(plan)
 
     def _due(self, every_epochs: float, plan: StepPlan) -> bool:
         size = self._policy.dataset_size
@@ -153,13 +182,15 @@ class Trainer:
     def _epoch(self) -> float:
         return self._progress.samples_seen / self._policy.dataset_size
 
-    def _log(self, plan: StepPlan) -> None:
-        totals, progress = self._backend.take_totals(), self._progress
-        if not math.isfinite(totals.loss_sum):
+    def _require_finite(self, loss: float, plan: StepPlan) -> None:
+        if not math.isfinite(loss):
             raise DivergedError(
-                f"the loss is {totals.loss} at step {progress.step}, epoch {self._epoch():.2f}, learning rate "
+                f"the loss is {loss} at step {self._progress.step}, epoch {self._epoch():.2f}, learning rate "
                 f"{plan.learning_rate:g}; lower lr.reference or lengthen lr.warmup.epochs"
             )
+
+    def _log(self, plan: StepPlan, totals: Totals) -> None:
+        progress = self._progress
         self._journal.step(
             {
                 "step": progress.step,
@@ -173,15 +204,20 @@ class Trainer:
             }
         )
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, plan: StepPlan) -> None:
         totals = evaluate_all(self._config, self._backend, self._val_set)
+        self._require_finite(totals.loss_sum, plan)
         moment = {"step": self._progress.step, "epoch": self._epoch()}
         self._journal.evaluation({**moment, "loss": totals.loss, **totals.accuracies(), "count": totals.count})
 
-    def _save(self) -> None:
+    def _save(self, plan: StepPlan) -> None:
         self._progress.wall_seconds = time.monotonic() - self._wall_start
-        settings, keep = dataclasses.asdict(self._config), self._config.checkpoint.keep
-        checkpoint.save(self._run.checkpoints, self._backend.state(), self._progress, settings, keep)
+        with together(self._backend):
+            if self._backend.rank == 0:
+                state, settings = self._backend.state(), dataclasses.asdict(self._config)
+                if not all(np.isfinite(array).all() for array in state.model.values()):
+                    self._require_finite(math.nan, plan)  # the next loss will be; the last good checkpoint stays
+                checkpoint.save(self._run.checkpoints, state, self._progress, settings, self._config.checkpoint.keep)
 
     def _finish(self) -> None:
         outcome = self._result()

@@ -58,9 +58,13 @@ command -v "$python" >/dev/null || packages+=(python3)
 "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || packages+=(python3-dev)
 bash launch/system-packages "${packages[@]}"
 
+cuda=none
+[ $device = cpu ] || cuda=$(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') ||
+    fail "nvcc, CUDA's compiler, is not on the PATH" "Install the CUDA toolkit (13 for torch, 12 for keras), or on a cluster: module load cuda."
+
 # 2. The environment and the frameworks.
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    fail "Python 3.10 or newer is needed; $python is $("$python" -V)" "Name a newer one: PYTHON=/path/to/python3.12 bash launch/install.sh"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "Python 3.11 or newer is needed; $python is $("$python" -V)" "Name a newer one: PYTHON=/path/to/python3.12 bash launch/install.sh"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" ||
     fail "could not make the environment $venv" "Is the disk full, or the folder read-only? VENV=/other/place moves it."
 pip() {
@@ -74,7 +78,7 @@ pip() {
 version() { "$venv/bin/python" -c 'import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))' "$1" 2>/dev/null || echo none; }
 
 echo "Installing $frameworks for $device into $venv ..."
-requirements=(setuptools wheel packaging cffi cloudpickle psutil pyyaml)
+requirements=('setuptools>=77' wheel packaging cffi cloudpickle psutil pyyaml)
 case "$device:$frameworks" in
     cpu:torch) requirements+=(torch nvidia-dali-cuda130) ;;
     cpu:keras) requirements+=(tensorflow-cpu keras nvidia-dali-cuda130) ;;
@@ -85,14 +89,11 @@ esac
 pip "${requirements[@]}"
 
 # 3. Horovod, built once for each set of versions that its binary depends on.
-cuda=none
-[ $device = cpu ] || cuda=$(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') ||
-    fail "nvcc, CUDA's compiler, is not on the PATH" "Install the CUDA toolkit (13 for torch, 12 for keras), or on a cluster: module load cuda."
 horovod=$(sed -n 's/^horovod==//p' $constraints)
 mpi=$(mpirun --version 2>/dev/null | head -n 1 | tr -c 'A-Za-z0-9.\n' '-')
 key=$(printf '%s\n' "horovod $horovod" "frameworks $frameworks" "torch $(version torch)" "tensorflow $(version tensorflow-cpu) $(version tensorflow)" \
     "python $("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')" "mpi $mpi" "cuda $cuda" \
-    "nccl $(version nvidia-nccl-cu13) $(version nvidia-nccl-cu12)" "libc $(getconf GNU_LIBC_VERSION)" "wrapper $(sha256sum <launch/horovod-cxx)")
+    "compiler $("${HVD_IMAGENET_CXX:-g++}" -dumpfullversion)" "nccl $(version nvidia-nccl-cu13) $(version nvidia-nccl-cu12)" "libc $(getconf GNU_LIBC_VERSION)" "wrapper $(sha256sum <launch/horovod-cxx)")
 wheels=$cache/horovod-$(printf '%s' "$key" | sha256sum | cut -c1-16)
 if [ "$(cat "$venv/horovod-build.txt" 2>/dev/null)" != "$key" ]; then
     mkdir -p "$wheels"
@@ -108,5 +109,5 @@ if [ "$(cat "$venv/horovod-build.txt" 2>/dev/null)" != "$key" ]; then
 fi
 
 # 4. This package.
-pip -e ".$dev"
+pip --no-build-isolation -e ".$dev"
 echo "Installed. Activate with: source $venv/bin/activate"

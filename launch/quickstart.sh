@@ -21,6 +21,11 @@ if [ -d runs/quickstart ]; then
     echo "The earlier run is now $earlier"
 fi
 
+# Two workers need two GPUs, or none.
+if nvidia-smi -L >/dev/null 2>&1 && [ "$(nvidia-smi -L | wc -l)" -lt 2 ]; then
+    export CUDA_VISIBLE_DEVICES=
+fi
+
 # TF_CPP_MIN_LOG_LEVEL: horovodrun looks at every framework, and TensorFlow talks. lo: all workers are here.
 TF_CPP_MIN_LOG_LEVEL=3 horovodrun -np 2 --gloo --network-interface lo \
     hvd-imagenet train --config fashion_mnist --data.path data/fashion-mnist --run runs/quickstart

@@ -38,13 +38,15 @@ def pytest_pyfunc_call(pyfuncitem):
     workers = getattr(pyfuncitem, "callspec", None) and pyfuncitem.callspec.params.get("workers")
     if not workers or ON_A_WORKER:
         return None
-    folder = str(pyfuncitem.funcargs["session_folder"])
-    test = f"{pyfuncitem.path}::{pyfuncitem.name}"
-    done = horovodrun(workers, sys.executable, "-m", "pytest", test, TEST_FOLDER=folder)
-    if done.returncode != 0:
-        pytest.fail(f"on {workers} workers:\n{done.stdout}", pytrace=False)
-    assert done.stdout.count("1 passed") == workers, done.stdout
+    on_workers(workers, f"{pyfuncitem.path}::{pyfuncitem.name}", pyfuncitem.funcargs["session_folder"])
     return True
+
+
+def on_workers(workers: int, test: str, folder: Path) -> None:
+    """Run one test on so many workers, in this session's folder; fails unless it passes on all."""
+    done = horovodrun(workers, sys.executable, "-m", "pytest", test, TEST_FOLDER=str(folder))
+    if done.returncode != 0 or done.stdout.count("1 passed") != workers:
+        pytest.fail(f"on {workers} workers:\n{done.stdout}", pytrace=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,7 +26,8 @@ def test_what_is_saved_is_loaded(tmp_path):
     path = save(tmp_path, 7)
     assert path == tmp_path / "step-00000007"
     assert sorted(f.name for f in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
-    loaded, progress = checkpoint.load(tmp_path)
+    loaded, progress, settings = checkpoint.load(tmp_path)
+    assert settings == {"seed": 4}
     assert progress == Progress(7, 70, 1.5, 2.5)
     for given, found in ((state().model, loaded.model), (state().momentum, loaded.momentum)):
         assert given.keys() == found.keys()
@@ -56,6 +57,7 @@ def test_the_same_step_is_saved_again(tmp_path):
     save(tmp_path, 1, value=1)
     save(tmp_path, 1, value=2)
     assert checkpoint.load(tmp_path)[0].model["fc.weight"][0, 0] == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
 
 
 def flip(path):

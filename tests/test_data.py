@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,11 +92,28 @@ def test_packing_never_touches_what_is_there(image_folder, tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years"
 
 
+def test_packing_leaves_neighbours_alone(image_folder, tmp_path):
+    (tmp_path / "packed.partial").mkdir()
+    (tmp_path / "packed.partial" / "thesis.tex").touch()
+    pack(ImageFolder(image_folder), tmp_path / "packed")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["packed", "packed.partial"]
+    assert (tmp_path / "packed.partial" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("below", ["a file/packed", "."])
+def test_packing_where_nothing_can_be(image_folder, tmp_path, monkeypatch, below):
+    (tmp_path / "a file").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError):
+        pack(ImageFolder(image_folder), Path(below))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a file"]
+
+
 def test_a_pack_that_fails_leaves_no_data_set(folder, tmp_path):
     (folder / "val" / "class1" / "zz.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match="zz.jpg: not an image"):
         pack(ImageFolder(folder), tmp_path / "packed")
-    assert not (tmp_path / "packed").exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["images"]
     (folder / "val" / "class1" / "zz.jpg").unlink()
     pack(ImageFolder(folder), tmp_path / "packed")
     assert len(open_store(tmp_path / "packed", "val")) == 23
@@ -166,6 +184,9 @@ def edit_json(root, change):
         (lambda root: edit_json(root, lambda d: d["splits"].pop("train")), "dataset.json: unreadable"),
         (lambda root: edit_json(root, lambda d: d.update(format=99)), "packed in format 99, this version reads 1"),
         (lambda root: edit_json(root, lambda d: d.update(classes=["one"])), "index.npz: does not fit"),
+        (lambda root: edit_json(root, lambda d: d.update(classes=3)), "dataset.json: unreadable"),
+        (lambda root: edit_json(root, lambda d: d["splits"]["train"].update(shards=[])), "index.npz: does not fit"),
+        (lambda root: save_npy(root / "train" / "index.npz"), "index.npz: unreadable index"),
         (lambda root: (root / "train" / "index.npz").unlink(), "index.npz: unreadable index"),
         (lambda root: (root / "train" / "index.npz").write_bytes(b"rubbish"), "index.npz: unreadable index"),
         (lambda root: truncate(root / "train" / "index.npz"), "index.npz: unreadable index"),
@@ -180,6 +201,17 @@ def test_bad_packed_sets(packed, damage, message):
         open_store(packed, "train")
 
 
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[20:60] = bytes(40)
+    path.write_bytes(data)
+
+
+def save_npy(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
 def truncate(path):
     os.truncate(path, path.stat().st_size // 2)
 
@@ -187,8 +219,21 @@ def truncate(path):
 def test_a_file_that_shrinks_later_is_named(packed):
     store = open_store(packed, "train")
     truncate(packed / "train" / "shard-000000.tar")
-    with pytest.raises(DataError, match="shard-000000.tar, sample 49, .* the file ends before"):
+    with pytest.raises(DataError, match="shard-000000.tar, sample 49, .*changed since it was indexed; make"):
         store.read([49])
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_an_image_replaced_after_indexing_is_named(folder, size):
+    store = open_store(folder, "train")
+    (folder / "train" / "class0" / "00000.jpg").write_bytes(bytes(size))
+    with pytest.raises(DataError, match=r"00000.jpg: the file has changed since it was indexed; remove .*hvd_im"):
+        store.read([0])
+
+
+def test_a_packed_set_is_not_packed_again(packed):
+    with pytest.raises(DataError, match="is packed already"):
+        ImageFolder(packed)
 
 
 def write_idx(path, array):
@@ -224,6 +269,7 @@ def test_fashion_mnist_from_idx_files(idx_folder):
         ),
         (lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(b"x"), "cannot be read"),
         (lambda f: truncate(f / "t10k-images-idx3-ubyte.gz"), "cannot be read"),
+        (lambda f: damage(f / "t10k-images-idx3-ubyte.gz"), "cannot be read"),
         (lambda f: write_idx(f / "train-images-idx3-ubyte.gz", np.zeros((20, 28), np.uint8)), "not an IDX file"),
         (lambda f: write_idx(f / "train-labels-idx1-ubyte.gz", np.zeros(19, np.uint8)), "do not belong together"),
         (lambda f: write_idx(f / "train-labels-idx1-ubyte.gz", np.full(20, 10, np.uint8)), "do not belong together"),

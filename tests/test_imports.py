@@ -46,21 +46,26 @@ def modules():
 
 
 def imports(module):
-    """Every imported module name, wherever the import stands."""
-    tree = ast.parse((ROOT / f"{module}.py").read_text())
-    for node in ast.walk(tree):
+    """Every imported module name of a file, wherever the import stands."""
+    return imports_of((ROOT / f"{module}.py").read_text())
+
+
+def imports_of(text):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative import"
-            whole = {"hvd_imagenet", "hvd_imagenet.data", "hvd_imagenet.metrics", "hvd_imagenet.stream"}
-            if node.module in whole:  # from a package: the names may be modules
+            assert node.level == 0, "relative import"
+            if node.module.split(".")[0] == "hvd_imagenet":  # the names may be modules
                 paths = [f"{node.module}.{name.name}" for name in node.names]
-                yield from (
-                    p if (ROOT.parent / p.replace(".", "/")).with_suffix(".py").exists() else node.module for p in paths
-                )
+                yield from (path if is_module(path) else node.module for path in paths)
             else:
                 yield node.module
+
+
+def is_module(name):
+    path = ROOT.parent / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 def place(module):
@@ -101,6 +106,14 @@ def test_frameworks_are_imported_in_their_own_folder_only(module):
 def test_the_first_floor_needs_little(module):
     allowed = OUTSIDE.get(module, OUTSIDE.get(place(module), set()))
     assert outer(module) <= allowed
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from hvd_imagenet import torch", "import hvd_imagenet.torch.model", "from hvd_imagenet.torch.norm import x"],
+)
+def test_every_way_to_import_is_seen(line):
+    assert [place(name) for name in imports_of(line)] == ["torch"]
 
 
 def test_importing_the_package_imports_no_framework():

@@ -231,6 +231,12 @@ def test_momentum_correction_is_the_ratio_of_the_rates():
         assert plan.momentum_correction == plan.learning_rate / before.learning_rate
 
 
+def test_a_rate_below_all_doubles_has_no_ratio():
+    made = policy(size=100, epochs=2, global_size=20, kind="polynomial", power=1000)
+    plans = list(made.steps())
+    assert plans[-1].learning_rate == 0 and plans[-1].momentum_correction == 1.0
+
+
 def test_the_most_workers_that_can_share_every_step():
     assert policy(global_size={0: 80, 1: 30}).smallest_step() == 3
     assert policy(global_size={0: 80, 50: 30}).smallest_step() == 8  # the run ends at epoch 10
@@ -267,6 +273,7 @@ def test_stretches():
         (lambda: policy(grow=800, kind="cosine"), "the batch grows at milestones"),
         (lambda: policy(epochs=0), "epochs: 0"),
         (lambda: policy(size=0), "data.train_samples: 0"),
+        (lambda: policy(size=79, epochs=1), r"batch.global_size: 80; the whole run is 79 samples \(1 epochs of 79\)"),
     ],
 )
 def test_settings_out_of_range_are_named(make, message):

@@ -89,6 +89,7 @@ def _pipeline(source: Iterator, batch_size: int, decoding: Decoding, inputs: int
         num_threads=decoding.threads,
         device_id=decoding.device_id,
         prefetch_queue_depth=PREFETCH,
+        exec_dynamic=True,  # outputs live as long as they are referred to: frameworks take them without a copy
     )
     def graph():
         *arguments, labels = fn.external_source(source=source, num_outputs=inputs, batch=True)

@@ -8,9 +8,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rich.progress import track
+
 from hvd_imagenet.data.index import SplitIndex, image_size
 from hvd_imagenet.data.sources.folder import class_names, image_files
 from hvd_imagenet.errors import DataError
+
+WORTH_A_BAR = 10_000  # images; fewer are indexed before a bar could be read
 
 
 def open_or_make(root: Path, split: str) -> tuple[list[str], SplitIndex, list[str]]:
@@ -46,7 +50,9 @@ def _index(root: Path, files: list[str], labels: list[int]) -> SplitIndex:
         return number, 0, file.stat().st_size, labels[number], *image_size(file, str(file))
 
     with ThreadPoolExecutor() as pool:  # waiting for the disk, most of all
-        return SplitIndex.from_rows(list(pool.map(row, range(len(files)), chunksize=256)))
+        rows = pool.map(row, range(len(files)))
+        shown = track(rows, f"indexing {root}", len(files), transient=True, disable=len(files) < WORTH_A_BAR)
+        return SplitIndex.from_rows(list(shown))
 
 
 def _places(root: Path) -> list[Path]:

@@ -67,7 +67,7 @@ class SplitIndex:
         try:
             with np.load(path) as arrays:
                 index = cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: unreadable index ({error}); make the data set again") from None
         right = all(getattr(index, name).dtype == kind for name, kind in cls.TYPES.items())
         if not right or len({getattr(index, name).shape for name in cls.TYPES}) != 1 or index.label.ndim != 1:
@@ -84,5 +84,7 @@ def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             return image.height, image.width
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not an image; repair or remove it") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: not an image ({error}); repair or remove it") from None

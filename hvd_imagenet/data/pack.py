@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from hvd_imagenet.data.index import SplitIndex, image_size
 from hvd_imagenet.data.sources import Encoded, Source
-from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.errors import DataError, SettingsError
 
 FORMAT = 1
 SHARD_BYTES = 256 * 2**20
@@ -28,27 +29,47 @@ def pack(source: Source, destination: Path, progress: Callable[[str, int], None]
 
     Raises:
         SettingsError: the destination is in use.
-        DataError: an image has no readable header.
+        DataError: an image has no readable header, or the disk is full.
     """
+    destination = destination.resolve()
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise SettingsError(f"{destination}: exists and is not empty; name a new folder, or remove it")
-    partial = destination.with_name(destination.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{destination.name}.partial-", dir=destination.parent))
+    except OSError as error:
+        raise SettingsError(f"{destination}: cannot be made ({error.strerror}); name another folder") from None
+    try:
+        _write(source, partial, progress)
+        partial.chmod(0o777 & ~_umask())
+        partial.rename(destination)
+    except OSError as error:
+        raise DataError(f"{destination}: packing failed ({error}); nothing is left of it") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    """The permissions that new folders lack; mkdtemp makes a private one."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write(source: Source, folder: Path, progress: Callable[[str, int], None]) -> None:
     splits = {}
     for split in source.counts:
-        (partial / split).mkdir()
-        writer = _ShardWriter(partial, split)
+        (folder / split).mkdir()
+        writer = _ShardWriter(folder, split)
         for done, image in enumerate(source.images(split), 1):
             writer.add(image)
             progress(split, done)
         splits[split] = writer.close()
     description = {"format": FORMAT, "source": source.description, "classes": source.classes, "splits": splits}
-    with (partial / "dataset.json").open("w") as file:
+    with (folder / "dataset.json").open("w") as file:
         json.dump(description, file, indent=1)
         file.write("\n")
     os.sync()
-    partial.rename(destination)
 
 
 class _ShardWriter:

@@ -24,7 +24,7 @@ class Store:
         sizes: heights and widths of the encoded images, int64, shape (samples, 2).
     """
 
-    def __init__(self, path: Path, classes: list[str], index: SplitIndex, files: list[str]):
+    def __init__(self, path: Path, classes: list[str], index: SplitIndex, files: list[str], plain: bool):
         self.path = path
         self.classes = classes
         self.labels = index.label
@@ -32,6 +32,7 @@ class Store:
         self.encoded_bytes = int(index.length.sum())
         self._index = index
         self._files = files
+        self._plain = plain  # each file one image, and anybody may replace it
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,7 +49,11 @@ class Store:
         """What to call a sample in a message: its file, and its place in it."""
         index = self._index
         file = self.path / self._files[index.shard[number]]
-        return f"{file}, sample {number}, bytes {index.offset[number]}+{index.length[number]}"
+        return (
+            str(file)
+            if self._plain
+            else f"{file}, sample {number}, bytes {index.offset[number]}+{index.length[number]}"
+        )
 
     def _read(self, number: int) -> np.ndarray:
         index = self._index
@@ -58,12 +63,14 @@ class Store:
             descriptor = os.open(self.path / self._files[index.shard[number]], os.O_RDONLY)
             try:
                 data = os.pread(descriptor, length, int(index.offset[number]))
+                changed = len(data) != length or (self._plain and os.fstat(descriptor).st_size != length)
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise DataError(f"{self.name(number)}: cannot be read ({error.strerror})") from None
-        if len(data) != length:
-            raise DataError(f"{self.name(number)}: the file ends before; make the data set again")
+        if changed:
+            remedy = f"remove {self.path / '.hvd_imagenet'}" if self._plain else "make the data set again"
+            raise DataError(f"{self.name(number)}: the file has changed since it was indexed; {remedy}")
         return np.frombuffer(data, np.uint8)
 
 
@@ -80,25 +87,26 @@ def open_store(path: str | Path, split: str) -> Store:
         raise DataError(f"{root}: the folder is empty; give data.path the folder of a data set")
     if (root / "dataset.json").exists():
         return _open_packed(root, split)
-    return Store(root, *folder_index.open_or_make(root, split))
+    return Store(root, *folder_index.open_or_make(root, split), plain=True)
 
 
 def _open_packed(root: Path, split: str) -> Store:
     try:
         description = json.loads((root / "dataset.json").read_text())
-        version, classes = description["format"], description["classes"]
-        shards = description["splits"][split]["shards"]
-        samples = description["splits"][split]["samples"]
+        version, classes = description["format"], list(map(str, description["classes"]))
+        shards = list(map(str, description["splits"][split]["shards"]))
+        samples = int(description["splits"][split]["samples"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{root / 'dataset.json'}: unreadable ({error!r}); make the data set again") from None
     if version != FORMAT:
         raise DataError(f"{root}: packed in format {version}, this version reads {FORMAT}; pack it again")
     index = SplitIndex.load(root / split / "index.npz")
-    if len(index) != samples or not samples or index.label.min() < 0 or index.label.max() >= len(classes):
+    fits = len(index) == samples and samples > 0 and index.label.min() >= 0
+    if not fits or index.label.max() >= len(classes) or index.shard.max() >= len(shards):
         raise DataError(f"{root / split / 'index.npz'}: does not fit dataset.json; make the data set again")
     ends = np.zeros(len(shards), np.uint64)
     np.maximum.at(ends, index.shard, index.offset + index.length)
     for shard, end in zip(shards, ends, strict=True):
         if not (root / shard).exists() or (root / shard).stat().st_size < end:
             raise DataError(f"{root / shard}: missing or cut short; make the data set again")
-    return Store(root, classes, index, shards)
+    return Store(root, classes, index, shards, plain=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,13 @@ class MetricsLines:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The events in a file; a last line that was cut short by a crash is left out."""
+    """The events in a file; a line that was cut short by a crash is left out."""
     events = []
     for line in path.read_text().splitlines():
-        try:
+        with suppress(ValueError):
             events.append(json.loads(line))
-        except ValueError:
-            break
     return events
 
 
 def _line(event: dict[str, Any]) -> str:
-    return json.dumps(event) + "\n"
+    return json.dumps(event, allow_nan=False) + "\n"

@@ -65,6 +65,11 @@ class ResNet:
         """Channels that the classifier reads."""
         return self.widths[-1] * (4 if self.kind == "bottleneck" else 1)
 
+    @property
+    def reduction(self) -> int:
+        """By how much the height and width of the last stage are smaller than the image's."""
+        return (4 if self.large_stem else 1) * 2 ** (len(self.depths) - 1)
+
     def stem(self) -> ConvNorm:
         kernel, stride = (7, 2) if self.large_stem else (3, 1)
         return ConvNorm("conv1", "bn1", 3, self.widths[0], kernel, stride)

@@ -55,7 +55,8 @@ class LargeBatchPolicy:
         lr: the learning rate.
 
     Raises:
-        ValueError: a length that is not above 0, or a batch that can only grow at milestones where there are none.
+        ValueError: a length that is not above 0, a step longer than the run, or a batch that is to grow at milestones
+            where there are none.
     """
 
     def __init__(self, dataset_size: int, epochs: float, batch: BatchSettings, lr: LearningRateSettings):
@@ -67,10 +68,17 @@ class LargeBatchPolicy:
             batch.grow.limit,
             "the batch grows at milestones: it needs lr.schedule.kind step and milestones",
         )
+        self.total_samples = samples_at(epochs, dataset_size)
+        first = batch.ramp()[0][1]
+        require(
+            first <= self.total_samples,
+            "batch.global_size",
+            first,
+            f"the whole run is {self.total_samples} samples ({epochs:g} epochs of {dataset_size}): give less",
+        )
         self.dataset_size = dataset_size
         self.epochs = epochs
         self.micro_batch = batch.micro_size
-        self.total_samples = samples_at(epochs, dataset_size)
         self._lr = lr
         self._warmup_end = samples_at(lr.warmup.epochs, dataset_size)
         self._phases = [p for p in phases(dataset_size, batch, lr) if p.start < self.total_samples]
@@ -106,7 +114,7 @@ class LargeBatchPolicy:
             global_batch=walk.global_batch,
             micro_batches=walk.global_batch // self.micro_batch,
             learning_rate=rate,
-            momentum_correction=rate / rate_before,
+            momentum_correction=rate / rate_before if rate_before else 1.0,  # a schedule may fall below all doubles
         )
 
     def steps(self, from_: int = 0) -> Iterator[StepPlan]:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+HIGHEST_RATE = 1e30  # scaled, it still is a float32
+
 
 def require(condition: bool, key: str, value: object, remedy: str) -> None:
     """Raise ``ValueError`` as "key: value; remedy" unless the condition holds."""
@@ -13,7 +15,8 @@ def require(condition: bool, key: str, value: object, remedy: str) -> None:
         raise ValueError(f"{key}: {value}; {remedy}")
 
 
-def _is_positive(value: float) -> bool:
+def is_positive(value: float) -> bool:
+    """Whether a number is above 0 and finite."""
     return math.isfinite(value) and value > 0
 
 
@@ -51,6 +54,9 @@ class BatchSettings:
 
     def __post_init__(self):
         require(self.micro_size > 0, "batch.micro_size", self.micro_size, "give a number of samples above 0")
+        table = self.global_size if isinstance(self.global_size, dict) else {0: self.global_size}
+        numbers = all(isinstance(epoch, int | float) and isinstance(size, int) for epoch, size in table.items())
+        require(numbers, "batch.global_size", self.global_size, "give a whole number, or a table {epoch: samples}")
         ramp = self.ramp()
         require(ramp[:1] and ramp[0][0] == 0, "batch.global_size", self.global_size, "the ramp must start at epoch 0")
         for epoch, size in ramp:
@@ -122,7 +128,7 @@ class ScheduleSettings:
 
     def __post_init__(self):
         require(0 < self.factor < 1, "lr.schedule.factor", self.factor, "give a number above 0 and below 1")
-        require(_is_positive(self.power), "lr.schedule.power", self.power, "give a number above 0")
+        require(is_positive(self.power), "lr.schedule.power", self.power, "give a number above 0")
         in_order = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         in_range = all(math.isfinite(epoch) and epoch > 0 for epoch in self.milestones)
         require(
@@ -149,7 +155,8 @@ class LearningRateSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
     def __post_init__(self):
-        require(_is_positive(self.reference), "lr.reference", self.reference, "give a number above 0")
+        in_range = is_positive(self.reference) and self.reference <= HIGHEST_RATE
+        require(in_range, "lr.reference", self.reference, f"give a number above 0, at most {HIGHEST_RATE:g}")
         require(
             self.reference_batch > 0, "lr.reference_batch", self.reference_batch, "give a number of samples above 0"
         )

@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hvd_imagenet.backend import Batch, State, Totals, cores_per_worker, set_horovod_defaults
+from hvd_imagenet.backend import (
+    Batch,
+    State,
+    Totals,
+    cores_per_worker,
+    require_own_gpus,
+    set_horovod_defaults,
+    this_place,
+)
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.policy import StepPlan
@@ -34,9 +42,12 @@ class Backend:
         hvd.init()
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
-        self.device_id = self._choose_device()
+        self.device_id, gpu = self._choose_device()
+        places = self.gather(this_place(gpu))
+        require_own_gpus(places)
+        self.cores = cores_per_worker(places, self.rank)
         self._device = torch.device("cpu" if self.device_id is None else f"cuda:{self.device_id}")
-        torch.set_num_threads(cores_per_worker(self.local_size))
+        torch.set_num_threads(self.cores)
         if config.precision == "float64" and self.device_id is not None:
             raise SettingsError("precision: float64; for tests on a CPU only: give float32 or bf16")
 
@@ -50,16 +61,13 @@ class Backend:
         self._counts = torch.zeros(COUNTS, dtype=self._dtype, device=self._device)
         self._totals = self._counts
 
-    def _choose_device(self) -> int | None:
+    def _choose_device(self) -> tuple[int, str] | tuple[None, None]:
+        """Number and unique name of this worker's GPU: one each where all are seen, or the only one that is."""
         if not torch.cuda.is_available():
-            return None
-        # A scheduler may show each worker its own GPU only; otherwise the workers of a host take one each.
-        visible = torch.cuda.device_count()
-        device_id = 0 if visible == 1 else self.local_rank
-        if device_id >= visible:
-            raise SettingsError(f"{self.local_size} workers on this host, but {visible} GPUs: start one worker per GPU")
+            return None, None
+        device_id = self.local_rank % torch.cuda.device_count()
         torch.cuda.set_device(device_id)
-        return device_id
+        return device_id, str(torch.cuda.get_device_properties(device_id).uuid)
 
     def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch]) -> None:
         first, stop = share(plan.micro_batches, self.rank, self.size)
@@ -133,6 +141,7 @@ class Backend:
         parameters = dict(self._model.named_parameters())
         if state.momentum:
             _require_same("momentum", {name: tuple(p.shape) for name, p in parameters.items()}, state.momentum)
+        self._optimizer.state.clear()
         for name, tensor in named.items():
             tensor.copy_(torch.from_numpy(state.model[name]))
         for name, slot in state.momentum.items():

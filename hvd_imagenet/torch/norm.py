@@ -23,7 +23,7 @@ class StepStatistics:
         running: the running statistics, same layout.
     """
 
-    def __init__(self, model: nn.Module, sums: torch.Tensor | None = None):
+    def __init__(self, model: nn.Module):
         self._layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)]
         momenta = []
         for _, layer in self._layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
         raise DataError(
             f"{packed}: not found; run: apt-get install dataset-fashion-mnist, or name the files' folder with --idx-dir"
         ) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{packed}: cannot be read ({error})") from None
     header = 4 + 4 * dimensions
     if len(data) >= header and data[:4] == bytes([0, 0, 8, dimensions]):

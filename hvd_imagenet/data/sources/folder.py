@@ -18,6 +18,8 @@ def class_names(root: Path) -> list[str]:
     Raises:
         DataError: no ``train`` or ``val``, no classes, or a class of ``val`` that ``train`` lacks.
     """
+    if (root / "dataset.json").exists():
+        raise DataError(f"{root}: is packed already; use it as it is")
     found = {}
     for split in ("train", "val"):
         folder = root / split
