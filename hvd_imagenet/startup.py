@@ -18,6 +18,9 @@ from hvd_imagenet.errors import DataError, RunError, SettingsError
 from hvd_imagenet.policy import LargeBatchPolicy
 from hvd_imagenet.run_directory import RunDirectory
 
+# The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
+WALK = ("model.", "batch.", "seed", "data.train_samples", "data.image_size", "data.augment")
+
 
 @contextmanager
 def together(backend: Backend) -> Iterator[None]:
@@ -130,10 +133,6 @@ def check_same_walk(config: Config, saved: dict[str, Any] | None, policy: LargeB
                 f"--resume: the checkpoint is after {progress.step} steps and {progress.samples_seen} samples, where "
                 "these settings have no step; the data set, or when the batch grows, has changed"
             )
-
-
-# What decides which samples a step takes, and into what.
-WALK = ("model.", "batch.", "seed", "data.train_samples", "data.image_size", "data.augment")
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

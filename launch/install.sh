@@ -77,7 +77,9 @@ pip() {
 }
 version() { "$venv/bin/python" -c 'import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))' "$1" 2>/dev/null || echo none; }
 
-echo "Installing $frameworks for $device into $venv ..."
+first_time=
+[ -e "$venv/horovod-build.txt" ] || first_time=" (some minutes the first time)"
+echo "Installing $frameworks for $device into $venv$first_time ..."
 requirements=('setuptools>=77' wheel packaging cffi cloudpickle psutil pyyaml)
 case "$device:$frameworks" in
     cpu:torch) requirements+=(torch nvidia-dali-cuda130) ;;
