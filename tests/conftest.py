@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from runs import RECIPE
 
 ON_A_WORKER = "HOROVOD_RANK" in os.environ
 LAUNCH_SECONDS = 180
@@ -56,11 +57,29 @@ def session_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def shared(session_folder, request) -> Path:
-    """A folder that the tests of a file share, on all workers too."""
-    folder = session_folder / request.module.__name__
+def shared(session_folder) -> Path:
+    """Where tests leave runs for each other, on all workers too."""
+    folder = session_folder / "runs"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def recipe(tmp_path) -> str:
+    """A file with the settings of ``runs.RECIPE``."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return str(tmp_path / "recipe.yaml")
+
+
+@pytest.fixture
+def walks(shared, image_folder, session_folder) -> Path:
+    """The folder of the runs of test_run.py: on-1, on-2, on-3 and resumed; made now where they are not there."""
+    made_by = {f"on-{workers}": (workers, f"test_a_run[{workers}]") for workers in (1, 2, 3)}
+    made_by["resumed"] = 2, "test_a_run_in_two_parts[2]"
+    for run, (workers, test) in made_by.items():
+        if not (shared / run).exists():
+            on_workers(workers, f"{Path(__file__).with_name('test_run.py')}::{test}", session_folder)
+    return shared
 
 
 def make_image_folder(root: Path, train: int, val: int, classes: int = 2, size: tuple[int, int] = (24, 20)) -> Path:
