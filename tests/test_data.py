@@ -155,6 +155,7 @@ def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(folder, tmp_pat
         (lambda root: shutil.rmtree(root / "val"), "has no folder val"),
         (lambda root: [shutil.rmtree(entry) for entry in (root / "train").iterdir()], "holds no class folders"),
         (lambda root: [f.unlink() for f in (root / "val").rglob("*.jpg")], "holds no image"),
+        (lambda root: [f.unlink() for f in (root / "train" / "class1").iterdir()], "train/class1: holds no image"),
         (
             lambda root: (root / "val" / "class1").rename(root / "val" / "zebra"),
             "val/zebra: a class that .*train does not",

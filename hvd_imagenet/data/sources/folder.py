@@ -38,7 +38,7 @@ def image_files(root: Path, split: str, classes: list[str]) -> tuple[list[str], 
     """Paths below `root` and labels of a split's images, sorted by class, then by name: the order of sample numbers.
 
     Raises:
-        DataError: the split holds no image.
+        DataError: the split holds no image, or the training set none of a class.
     """
     files, labels = [], []
     for label, name in enumerate(classes):
@@ -46,6 +46,8 @@ def image_files(root: Path, split: str, classes: list[str]) -> tuple[list[str], 
         if not folder.is_dir():
             continue
         names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(EXTENSIONS))
+        if not names and split == "train":
+            raise DataError(f"{folder}: holds no image ({', '.join(EXTENSIONS)}); add some or remove the class")
         files += [f"{split}/{name}/{file}" for file in names]
         labels += [label] * len(names)
     if not files:
