@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,26 +34,18 @@ def pack(source: Source, destination: Path, progress: Callable[[str, int], None]
     destination = destination.resolve()
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise SettingsError(f"{destination}: exists and is not empty; name a new folder, or remove it")
+    partial = destination.with_name(f"{destination.name}.partial-{secrets.token_hex(4)}")
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{destination.name}.partial-", dir=destination.parent))
+        partial.mkdir(parents=True)
     except OSError as error:
         raise SettingsError(f"{destination}: cannot be made ({error.strerror}); name another folder") from None
     try:
         _write(source, partial, progress)
-        partial.chmod(0o777 & ~_umask())
         partial.rename(destination)
     except OSError as error:
         raise DataError(f"{destination}: packing failed ({error}); nothing is left of it") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _umask() -> int:
-    """The permissions that new folders lack; mkdtemp makes a private one."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write(source: Source, folder: Path, progress: Callable[[str, int], None]) -> None:
