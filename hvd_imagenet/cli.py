@@ -67,9 +67,7 @@ def train(arguments: list[str]) -> None:
         help="go on from the newest checkpoint in --run, with the settings of that run where none are given",
     )
     if "--resume" in arguments and not any(argument.partition("=")[0] == "--config" for argument in arguments):
-        folder = _value(arguments, "--run")
-        if folder and (Path(folder) / "config.yaml").exists():
-            arguments = ["--config", str(Path(folder) / "config.yaml"), *arguments]
+        arguments = _with_settings_of_run(arguments)
     config, options = settings.parse(parser, arguments)
     if options.resume and not options.run:
         raise SettingsError("--resume: needs --run, the folder of the run to go on with")
@@ -87,20 +85,17 @@ def evaluate(arguments: list[str]) -> None:
     from hvd_imagenet import settings
 
     parser = settings.parser("evaluate", "Evaluate a run's newest checkpoint on the whole validation set.")
-    parser.add_argument("--run", metavar="FOLDER", required=True, help="the run's folder")
-    if {"-h", "--help"} & set(arguments):
-        settings.parse(parser, arguments)
-    folder = _value(arguments, "--run")
-    if folder is None:
+    parser.add_argument("--run", metavar="FOLDER", type=_named, help="the run's folder (needed)")
+    config, options = settings.parse(parser, _with_settings_of_run(arguments))
+    if options.run is None:
         raise SettingsError("--run: missing; give the folder of a run")
-    if not (Path(folder) / "config.yaml").exists():
-        raise SettingsError(f"--run: {folder}; holds no run (no config.yaml)")
-    config, _ = settings.parse(parser, ["--config", str(Path(folder) / "config.yaml"), *arguments])
+    if not (Path(options.run) / "config.yaml").exists():
+        raise SettingsError(f"--run: {options.run}; holds no run (no config.yaml)")
 
     from hvd_imagenet import trainer
     from hvd_imagenet.run_directory import RunDirectory
 
-    totals = trainer.evaluate(config, RunDirectory(Path(folder)))
+    totals = trainer.evaluate(config, RunDirectory(Path(options.run)))
     if _is_first_worker():
         accuracies = "  ".join(f"{name} {value:.2%}" for name, value in totals.accuracies().items())
         print(f"loss {totals.loss:.4f}  {accuracies}  of {totals.count:,} images")
@@ -145,11 +140,13 @@ def _is_first_worker() -> bool:
     return next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0") == "0"
 
 
-def _value(arguments: list[str], option: str) -> str | None:
-    """The value of an option that is needed before the arguments can be parsed."""
+def _with_settings_of_run(arguments: list[str]) -> list[str]:
+    """The arguments, after the settings of the run that ``--run`` names, if it is one."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(option, dest="value", nargs="?")
-    return parser.parse_known_args(arguments)[0].value
+    parser.add_argument("--run", nargs="?")
+    run = parser.parse_known_args(arguments)[0].run
+    settings = Path(run or "") / "config.yaml"
+    return ["--config", str(settings), *arguments] if run and settings.exists() else arguments
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ FLOORS = {
     "schedule": 5,
 }
 # Rooms of one house that may use each other although they are on one floor.
-NEIGHBOURS = {("config", "policy"), ("trainer", "startup"), ("cli", "schedule"), ("cli", "data_cli")}
-NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("data", "backend"), ("policy", "errors")}
+NEIGHBOURS = {("trainer", "startup"), ("cli", "schedule"), ("cli", "data_cli")}
+NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("data", "backend")}
 # On floor 1, what each place may import from outside.
 OUTSIDE = {"policy": set(), "errors": set(), "stream": {"numpy"}, "models/spec": set(), "models/initial": {"numpy"}}
 

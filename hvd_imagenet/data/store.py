@@ -59,7 +59,7 @@ class Store:
         index = self._index
         length = int(index.length[number])
         try:
-            # Opened for each read: 5 microseconds, and neither descriptors nor a limit on them to look after.
+            # Opened for each read: 11 microseconds in all for a small cached image, and no open files to keep count of.
             descriptor = os.open(self.path / self._files[index.shard[number]], os.O_RDONLY)
             try:
                 data = os.pread(descriptor, length, int(index.offset[number]))
