@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import socket
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ import numpy as np
 
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.policy import StepPlan
+
+NO_STALL = 86400  # seconds: where no stall is to end a job, Gloo's patience
 
 
 class Batch(NamedTuple):
@@ -35,12 +38,14 @@ class Totals:
         loss_sum: cross-entropy, summed.
         top1, top5: how many samples have the right class among their first, or first five, answers.
         count: how many samples.
+        stop: in a step, how many workers were asked to stop.
     """
 
     loss_sum: float
     top1: int
     top5: int
     count: int
+    stop: int = 0
 
     @property
     def loss(self) -> float:
@@ -80,11 +85,26 @@ class Backend(Protocol):
     device_id: int | None
     cores: int
 
-    def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch]) -> None:
-        """Take one step from this worker's micro-batches of it; returns without waiting for the device."""
+    def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch], stop: bool = False) -> None:
+        """Take one step from this worker's micro-batches of it; returns without waiting for the device.
 
-    def take_totals(self) -> Totals:
-        """The last step's sums over all its samples; waits for the device."""
+        Args:
+            stop: this worker is asked to stop; in the step's totals, all workers find how many are.
+
+        Raises:
+            LostContactError: another worker is gone; so may the other methods that wait for all workers.
+        """
+
+    def take_totals(self, wait: bool) -> list[tuple[StepPlan, Totals]]:
+        """The steps that have not been taken by an earlier call: the plan of each, and the sums over its samples.
+
+        Args:
+            wait: for the device to finish the last step. Otherwise, on a GPU, it is left to the next call; on a CPU
+                there is nothing to wait for.
+        """
+
+    def losses(self, plan: StepPlan) -> dict[int, float]:
+        """The mean loss of each of this worker's micro-batches, by its number in the step; of the last two steps."""
 
     def evaluate(self, batches: Iterable[Batch]) -> Totals:
         """Sums over the batches of all workers."""
@@ -101,6 +121,9 @@ class Backend(Protocol):
 
     def broadcast(self) -> None:
         """Give every worker rank 0's state."""
+
+    def fingerprint(self) -> dict[str, int]:
+        """A number for each parameter and running statistic; equal exactly if, but for odd chance, all bits are."""
 
     def gather(self, value: Any) -> list[Any]:
         """Every worker's (picklable) value, in the order of the ranks, on every worker; also a barrier."""
@@ -146,14 +169,17 @@ def require_own_gpus(places: list[Place]) -> None:
             )
 
 
-def set_horovod_defaults(on_gpu: bool) -> None:
+def set_horovod_defaults(on_gpu: bool, stall_seconds: float | None) -> None:
     """Settings that Horovod reads when it starts; what the user has set stays.
 
     Horovod's coordinator wakes up every millisecond. Where it shares its cores with the training, that is
     dear: every five milliseconds gave 6 to 40 % more images per second, ResNet-8 on two workers and two cores.
+
+    Gloo gives up after 30 seconds, and cannot say on whom: later than the watchdog, which can.
     """
     if not on_gpu:
         os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
+    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(math.ceil(stall_seconds or NO_STALL) + 30))
 
 
 def load(framework: str) -> type[Backend]:

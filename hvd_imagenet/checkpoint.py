@@ -1,13 +1,15 @@
-"""Checkpoints of a run: written beside, flushed to disk, then renamed, so that each is whole or not there."""
+"""Checkpoints of a run: each is whole or not there, and proves on loading that it is what was saved."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
-import os
+import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,98 +17,182 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from hvd_imagenet.backend import State
+from hvd_imagenet.durable import flush_folder, write_flushed, write_whole
 from hvd_imagenet.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+UNFINISHED, UNUSABLE = ".partial", ".unusable"  # suffixes of folders that are not checkpoints
 
 
 @dataclass
 class Progress:
-    """Where a run is.
+    """Where a run is. With the settings' seed this is its random state, too: all randomness is a function of both.
 
     Attributes:
         step: finished steps.
         samples_seen: samples taken by them: the run's clock.
         train_seconds: time spent in steps; wall_seconds: altogether; both over all restarts.
+        evaluations: of the run so far: step, epoch, loss, top1, top5, count.
+        evaluation_due: the weights at this step are still to be evaluated.
     """
 
     step: int = 0
     samples_seen: int = 0
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    evaluation_due: bool = False
 
 
-def save(folder: Path, state: State, progress: Progress, settings: dict[str, Any], keep: int) -> Path:
-    """Write ``folder/step-NNNNNNNN`` and remove all but the newest `keep`.
+def save(folder: Path, state: State, progress: Progress, settings: dict[str, Any]) -> Path:
+    """Write ``folder/step-NNNNNNNN``.
 
     Args:
         settings: the run's settings, kept beside the state.
+
+    Raises:
+        CheckpointError: it cannot be written; the checkpoints that are there stay.
     """
-    final = folder / f"step-{progress.step:08d}"
-    partial = folder / f"{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    files = {MODEL: safetensors.numpy.save(state.model), OPTIMIZER: safetensors.numpy.save(state.momentum)}
-    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    description = {"format": FORMAT, **dataclasses.asdict(progress), "config": settings, "checksums": checksums}
-    files[STATE] = json.dumps(description, indent=1).encode()
-    for name, data in files.items():
-        _write(partial / name, data)
-    _flush(partial)
-    replaced = folder / f"{final.name}.replaced.partial"
-    if final.exists():  # of the same step, from before a restart
-        final.rename(replaced)
-    partial.rename(final)
-    _flush(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    final = path_of(folder, progress.step)
+    partial = final.with_name(final.name + UNFINISHED)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        files = {MODEL: safetensors.numpy.save(state.model), OPTIMIZER: safetensors.numpy.save(state.momentum)}
+        checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        files[STATE] = _sealed({"format": FORMAT, **_fields(progress), "config": settings, "checksums": checksums})
+        for name, data in files.items():
+            write_flushed(partial / name, data)
+        flush_folder(partial)
+        if final.exists():
+            set_aside(final)
+        partial.rename(final)
+        flush_folder(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space" if full else "look after its file system"
+        raise CheckpointError(f"{final}: cannot be written ({error.strerror}); {remedy}") from None
     return final
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The finished checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
-
-
-def load(folder: Path) -> tuple[State, Progress, dict[str, Any]]:
-    """The newest checkpoint in a folder: its state, where the run was, and the run's settings.
+def note(folder: Path, progress: Progress) -> None:
+    """Bring the progress in the checkpoint of the same step up to date, if there is one: it has been evaluated.
 
     Raises:
-        CheckpointError: there is none, or it is damaged or of another format.
+        CheckpointError: it cannot be written; the checkpoint is as it was.
     """
-    found = checkpoints(folder)
-    if not found:
-        raise CheckpointError(f"{folder}: holds no checkpoint")
-    newest = found[-1]
+    path = path_of(folder, progress.step) / STATE
+    if path.exists():
+        try:
+            write_whole(path, _sealed({**json.loads(path.read_text()), **_fields(progress)}))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be brought up to date ({error})") from None
+
+
+def prune(folder: Path, keep: int, evaluations: list[dict[str, Any]]) -> None:
+    """Remove all but the newest `keep` checkpoints and the one with the best top-1 accuracy of those evaluated."""
+    paths = checkpoints(folder)
+    best = best_of(paths, evaluations)
+    for path in paths[:-keep]:
+        if path != best:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def best_of(paths: list[Path], evaluations: list[dict[str, Any]]) -> Path | None:
+    """The checkpoint with the best top-1 accuracy, the first of equals; None: none of them has been evaluated."""
+    top1 = {path_of(path.parent, event["step"]): event["top1"] for path in paths[:1] for event in evaluations}
+    return max((path for path in paths if path in top1), key=top1.get, default=None)
+
+
+def remove(folder: Path, step: int) -> None:
+    """Remove the checkpoint of a step, if there is one."""
+    shutil.rmtree(path_of(folder, step), ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what saves that were cut short have left; for who holds the run's lock."""
+    for path in folder.glob(f"*{UNFINISHED}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, or would be."""
+    return folder / f"step-{step:08d}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The finished checkpoints in a folder, oldest first; nothing else, such as somebody's copy of one."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
+
+
+def load(folder: Path, skipped: Callable[[Path, CheckpointError], None]) -> tuple[State, Progress, dict[str, Any]]:
+    """The newest usable checkpoint in a folder: its state, where the run was, and the run's settings.
+
+    Args:
+        skipped: called with each newer one that is not usable, and what is wrong with it.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    wrong = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            return _read(path)
+        except CheckpointError as error:
+            wrong.append(str(error))
+            skipped(path, error)
+    raise CheckpointError(
+        f"{folder}: holds no usable checkpoint ({'; '.join(wrong) or 'none at all'}); copy one back, or start again in "
+        "another folder with --run"
+    )
+
+
+def set_aside(path: Path) -> None:
+    """Rename a checkpoint that is not usable, so that it neither counts nor is lost.
+
+    Raises:
+        CheckpointError: it cannot be renamed.
+    """
+    aside = path.with_name(path.name + UNUSABLE)
     try:
-        description = json.loads((newest / STATE).read_text())
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be set aside ({error.strerror})") from None
+
+
+def _read(path: Path) -> tuple[State, Progress, dict[str, Any]]:
+    try:
+        description = json.loads((path / STATE).read_text())
         if description["format"] != FORMAT:
-            raise CheckpointError(f"{newest}: format {description['format']}, this version reads {FORMAT}")
+            raise CheckpointError(f"{path}: is of format {description['format']}, this version reads {FORMAT}")
+        if description["checksum"] != _checksum(description):
+            raise CheckpointError(f"{path / STATE}: damaged, not what was saved")
         arrays = {}
         for name in (MODEL, OPTIMIZER):
-            data = (newest / name).read_bytes()
+            data = (path / name).read_bytes()
             if hashlib.sha256(data).hexdigest() != description["checksums"][name]:
-                raise CheckpointError(f"{newest / name}: damaged; remove {newest} to go on from the one before")
+                raise CheckpointError(f"{path / name}: damaged, not what was saved")
             arrays[name] = safetensors.numpy.load(data)
-        progress = Progress(**{field.name: description[field.name] for field in dataclasses.fields(Progress)})
+        progress = Progress(**{name.name: description[name.name] for name in dataclasses.fields(Progress)})
         settings = dict(description["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(f"{newest}: unreadable ({error!r}); remove it to go on from the one before") from None
+        raise CheckpointError(f"{path}: unreadable ({error!r})") from None
     return State(arrays[MODEL], arrays[OPTIMIZER]), progress, settings
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _fields(progress: Progress) -> dict[str, Any]:
+    return dataclasses.asdict(progress)
 
 
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sealed(description: dict[str, Any]) -> bytes:
+    """A description as JSON, with a checksum of itself."""
+    description = json.loads(json.dumps(description))  # with keys and lists as they will be read
+    return json.dumps({**description, "checksum": _checksum(description)}, indent=1).encode()
+
+
+def _checksum(description: dict[str, Any]) -> str:
+    rest = {key: value for key, value in description.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from argparse import ArgumentParser
@@ -10,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hvd_imagenet import __version__
-from hvd_imagenet.errors import CheckpointError, RunError, SettingsError
+from hvd_imagenet.errors import RunError, SettingsError, StoppedError
+from hvd_imagenet.faults.status import JOB_STATUS, Ending, Status
 
 SUMMARY = """usage: hvd-imagenet COMMAND [OPTION ...]
 
@@ -24,13 +26,22 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   hvd-imagenet COMMAND --help says more about each; --version tells the version.
 """
 
+TO_SAY_WHY_SECONDS = 2
 # The launchers tell a worker its rank by one of these, before Horovod is up.
 RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def console() -> None:
+    """The program: `main` with the arguments of the command line."""
+    status = main(sys.argv[1:])
+    if status:  # at the first exit that is not 0, a launcher ends all workers, which are about to do so themselves
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)
+
+
+def main(arguments: list[str]) -> int:
     """Run a command; its exit status is that of ``hvd_imagenet.errors``."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": train,
         "evaluate": evaluate,
@@ -48,9 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise SettingsError(f"{arguments[0]}: unknown command; known: {', '.join(commands)}")
         commands[arguments[0]](arguments[1:])
     except RunError as error:
-        if _is_first_worker() or not error.everywhere:
-            print(f"hvd-imagenet: error: {error}", file=sys.stderr, flush=True)
+        _say_last(error)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("hvd-imagenet: ended by SIGINT", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -63,22 +76,29 @@ def train(arguments: list[str]) -> None:
     parser.add_argument("--run", metavar="FOLDER", type=_named, help="the run's folder (default: runs/MODEL-DATE-TIME)")
     parser.add_argument(
         "--resume",
-        action="store_true",
-        help="go on from the newest checkpoint in --run, with the settings of that run where none are given",
+        metavar="auto",
+        type=_resume,
+        nargs="?",
+        const="always",
+        help="go on from the newest checkpoint in --run, with the settings of that run where no --config is given; "
+        "auto: start the run if there is nothing to go on from",
     )
-    if "--resume" in arguments and not any(argument.partition("=")[0] == "--config" for argument in arguments):
+    options_given = [argument.partition("=")[0] for argument in arguments]
+    if "--resume" in options_given and "--config" not in options_given:
         arguments = _with_settings_of_run(arguments)
     config, options = settings.parse(parser, arguments)
     if options.resume and not options.run:
         raise SettingsError("--resume: needs --run, the folder of the run to go on with")
-    if options.resume and not (Path(options.run) / "config.yaml").exists():
-        raise CheckpointError(f"--run: {options.run}; holds no run to resume; start it without --resume")
 
-    from hvd_imagenet import trainer
     from hvd_imagenet.run_directory import RunDirectory
 
-    folder = options.run or f"runs/{config.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    trainer.train(config, RunDirectory(Path(folder)), options.resume)
+    run = RunDirectory(Path(options.run or f"runs/{config.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    if options.resume == "always":
+        run.holds_run(options.resume)  # what can be said before the seconds that frameworks take to load
+
+    from hvd_imagenet import trainer
+
+    trainer.train(config, run, options.resume or "no")
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -92,10 +112,10 @@ def evaluate(arguments: list[str]) -> None:
     if not (Path(options.run) / "config.yaml").exists():
         raise SettingsError(f"--run: {options.run}; holds no run (no config.yaml)")
 
-    from hvd_imagenet import trainer
+    from hvd_imagenet import evaluation
     from hvd_imagenet.run_directory import RunDirectory
 
-    totals = trainer.evaluate(config, RunDirectory(Path(options.run)))
+    totals = evaluation.evaluate(config, RunDirectory(Path(options.run)))
     if _is_first_worker():
         accuracies = "  ".join(f"{name} {value:.2%}" for name, value in totals.accuracies().items())
         print(f"loss {totals.loss:.4f}  {accuracies}  of {totals.count:,} images")
@@ -136,6 +156,24 @@ def _named(text: str) -> str:
     return text
 
 
+def _resume(text: str) -> str:
+    if text not in ("auto", "always"):
+        raise SettingsError(f"--resume: {text}; give auto, or nothing")
+    return text
+
+
+def _say_last(error: RunError) -> None:
+    """Say why the program ends; to the launch script, too, which hears no more than a status from its launcher."""
+    first = _is_first_worker() or not error.everywhere
+    if not first and not error.settled:
+        time.sleep(TO_SAY_WHY_SECONDS)  # for the first worker, and its launcher, which ends all; unless it has no error
+    if first or not error.settled:
+        kind = "" if isinstance(error, StoppedError) else "error: "
+        print(f"hvd-imagenet: {kind}{error}", file=sys.stderr, flush=True)
+    if JOB_STATUS in os.environ:
+        Status(Path(os.environ[JOB_STATUS])).end(Ending(error.exit_code, str(error), error.rank))
+
+
 def _is_first_worker() -> bool:
     return next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0") == "0"
 
@@ -150,4 +188,4 @@ def _with_settings_of_run(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

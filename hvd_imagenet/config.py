@@ -118,18 +118,26 @@ class LogSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """When the run is saved; it always is at its end.
+    """When the run is saved; it always is at its end, and when it is asked to stop.
 
     Args:
-        every_epochs: epochs between two checkpoints.
-        keep: how many of the newest checkpoints are kept.
+        every_epochs: epochs between two checkpoints; null: epochs do not matter.
+        every_steps: steps between two checkpoints, beside those of every_epochs; null: steps do not matter.
+        keep: how many of the newest checkpoints are kept, beside the one that did best in evaluation.
+        on_failure: when a checkpoint cannot be written, because the disk is full: continue goes on, keeps the
+            checkpoints before and tries again when the next is due; stop ends the run.
     """
 
-    every_epochs: float = 1
+    every_epochs: float | None = 1
+    every_steps: int | None = None
     keep: int = 3
+    on_failure: Literal["continue", "stop"] = "continue"
 
     def __post_init__(self):
-        require(is_positive(self.every_epochs), "checkpoint.every_epochs", self.every_epochs, "give a number above 0")
+        require(self.every_epochs is None or is_positive(self.every_epochs), "checkpoint.every_epochs",
+                self.every_epochs, "give a number above 0, or null")  # fmt: skip
+        require(self.every_steps is None or self.every_steps > 0, "checkpoint.every_steps", self.every_steps,
+                "give a number of steps above 0, or null")  # fmt: skip
         require(self.keep > 0, "checkpoint.keep", self.keep, "give a number above 0")
 
 
@@ -145,6 +153,27 @@ class EvaluateSettings:
 
     def __post_init__(self):
         require(is_positive(self.every_epochs), "evaluate.every_epochs", self.every_epochs, "give a number above 0")
+
+
+@dataclass(frozen=True)
+class FaultSettings:
+    """When the workers are checked upon.
+
+    Args:
+        stall_seconds: after how long a worker that does not answer, stopped or cut off, ends the job; null: never.
+        fingerprint_every_steps: steps between two comparisons of the workers' weights, which also comes after the
+            first step, at every evaluation and at every checkpoint; null: never.
+    """
+
+    stall_seconds: float | None = 600
+    fingerprint_every_steps: int | None = 500
+
+    def __post_init__(self):
+        require(self.stall_seconds is None or (is_positive(self.stall_seconds) and self.stall_seconds >= 1),
+                "faults.stall_seconds", self.stall_seconds, "give 1 second or more, or null")  # fmt: skip
+        require(self.fingerprint_every_steps is None or self.fingerprint_every_steps > 0,
+                "faults.fingerprint_every_steps", self.fingerprint_every_steps,
+                "give a number of steps above 0, or null")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,6 +193,7 @@ class Config:
         log: what is written down on the way.
         checkpoint: when the run is saved.
         evaluate: when the validation set is evaluated.
+        faults: when the workers are checked upon.
     """
 
     framework: Literal["torch", "keras"] = "torch"
@@ -178,6 +208,7 @@ class Config:
     log: LogSettings = field(default_factory=LogSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    faults: FaultSettings = field(default_factory=FaultSettings)
 
     def __post_init__(self):
         self.policy(self.data.train_samples or ANY_SIZE)  # what only shows in the whole shows now

@@ -9,10 +9,14 @@ class RunError(Exception):
     Attributes:
         exit_code: of the process.
         everywhere: all workers raise it, so that the first one can say it for all.
+        rank: of the worker that it began with.
+        settled: all workers have met since, and are done with all that they had to do.
     """
 
     exit_code = 1
     everywhere = False
+    rank = 0
+    settled = False
 
 
 class SettingsError(RunError):
@@ -35,7 +39,27 @@ class DivergedError(RunError):
     everywhere = True  # known from sums over all workers
 
 
+class OutOfStepError(RunError):
+    """The workers' weights are not the same any more."""
+
+    exit_code = 5
+    everywhere = True  # each is told what the others have
+
+
 class CheckpointError(RunError):
-    """No usable checkpoint."""
+    """No usable checkpoint, or one that cannot be written."""
 
     exit_code = 6
+
+
+class StoppedError(RunError):
+    """Asked to stop, with everything saved: run again to go on."""
+
+    exit_code = 75
+    everywhere = True  # agreed on by all workers
+
+
+class LostContactError(RunError):
+    """An exchange with the other workers failed, because one of them is gone; which one, this worker cannot tell."""
+
+    exit_code = 1

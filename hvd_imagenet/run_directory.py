@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from hvd_imagenet import settings
 from hvd_imagenet.config import Config
-from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.durable import write_whole
+from hvd_imagenet.errors import CheckpointError, SettingsError
 
 
 class RunDirectory:
@@ -24,14 +24,30 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"
+        self.status = path / "status.json"
+        self.lock = path / "lock"
+        self.stop = path / "STOP"
 
-    def check_free(self, resume: bool) -> None:
-        """Look whether a run can start, or go on, in this folder; nothing is written.
+    def holds_run(self, resume: str) -> bool:
+        """Whether there is a run in this folder to go on with; nothing is written.
+
+        Args:
+            resume: no: start a run; always: go on with the one that is there; auto: as it is.
 
         Raises:
-            SettingsError: it holds something already.
+            SettingsError: a run cannot start here, since the folder holds something already.
+            CheckpointError: there is no run to go on with.
         """
-        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if resume != "no" and self.config.exists():
+            return True
+        if resume == "always":
+            raise CheckpointError(
+                f"--run: {self.path}; holds no run to resume; is that its name? Begin one without --resume"
+            )
+        if not self.path.exists():
+            return False
+        leftovers = {self.lock, self.stop, self.config.with_name(f"{self.config.name}.partial")}
+        if not self.path.is_dir() or set(self.path.iterdir()) - leftovers:
             remedy = "add --resume to go on with it, or name another folder with --run"
             if not self.config.exists():
                 remedy = "name another folder with --run"
@@ -44,20 +60,22 @@ class RunDirectory:
             SettingsError: it cannot be written.
         """
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            _replace(self.config, settings.dump(config))
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.config, settings.dump(config).encode())  # first: with it, a run can be gone on with
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise SettingsError(f"--run: {self.path}; cannot be written ({error.strerror}); name another") from None
 
     def write_result(self, result: dict) -> None:
-        """Write ``result.json``, whole or not at all."""
-        _replace(self.path / "result.json", json.dumps(result, indent=1) + "\n")
+        """Write ``result.json``, whole or not at all.
 
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        path = self.path / "result.json"
+        try:
+            write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot be written ({error.strerror}); free some space, and --resume"
+            ) from None

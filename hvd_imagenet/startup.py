@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hvd_imagenet import checkpoint
@@ -14,27 +13,27 @@ from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.store import Store, open_store
-from hvd_imagenet.errors import DataError, RunError, SettingsError
+from hvd_imagenet.errors import CheckpointError, DataError, SettingsError
+from hvd_imagenet.faults.together import together
 from hvd_imagenet.policy import LargeBatchPolicy
 from hvd_imagenet.run_directory import RunDirectory
 
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
-WALK = ("model.", "batch.", "seed", "data.train_samples", "data.image_size", "data.augment")
+WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
+WALK += ("data.mean", "data.std")
 
 
-@contextmanager
-def together(backend: Backend) -> Iterator[None]:
-    """What one worker finds wrong inside, all raise: nobody goes on to wait for a worker that has given up."""
-    found = None
-    try:
-        yield
-    except RunError as error:
-        found = error
-    for rank, error in enumerate(backend.gather(found)):
-        if error is not None:
-            shared = error if rank == 0 else type(error)(f"worker {rank}: {error}")
-            shared.everywhere = True
-            raise shared
+def require_same_settings(config: Config, backend: Backend) -> None:
+    """Raise SettingsError unless all workers have the same settings, but for the path of the data."""
+    with together(backend):
+        given = [flat(settings) for settings in backend.gather(dataclasses.asdict(config))]
+        for rank, other in enumerate(given):
+            for key in other:
+                if other[key] != given[0][key] and key != "data.path":
+                    raise SettingsError(
+                        f"{key}: {other[key]} on worker {rank}, {given[0][key]} on worker 0; give all the same "
+                        "options and files"
+                    )
 
 
 def require_data(config: Config) -> None:
@@ -84,15 +83,42 @@ def check_classes(config: Config, store: Store) -> None:
         )
 
 
-def read_checkpoint(run: RunDirectory, backend: Backend) -> tuple[State | None, Progress, dict[str, Any] | None]:
-    """The newest checkpoint, read by rank 0: its state (there alone), and for all where the run was, and its settings.
+def resolved(config: Config, train_set: Store) -> Config:
+    """The settings with what the data set tells, to be found again from any folder."""
+    path = str(train_set.path.resolve())
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path, train_samples=len(train_set)))
+
+
+def settings_of(config: Config, train_set: Store) -> dict[str, Any]:
+    """What a checkpoint keeps of the settings, as JSON has them; with a checksum of the training set."""
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    return {**settings, "data": {**settings["data"], "contents": train_set.contents()}}
+
+
+def read_checkpoint(
+    run: RunDirectory, backend: Backend, going_on: bool
+) -> tuple[State | None, Progress, dict[str, Any] | None]:
+    """The newest usable checkpoint, read by rank 0: its state (there alone), and for all its progress and settings.
 
     A run that ended before its first checkpoint begins anew: no state, no progress, no settings to keep to.
+
+    Args:
+        going_on: the run will write to its folder: what is not usable is set aside.
     """
     found: tuple = None, Progress(), None
     with together(backend):
+        if backend.rank == 0 and going_on:
+            checkpoint.remove_unfinished(run.checkpoints)
         if backend.rank == 0 and checkpoint.checkpoints(run.checkpoints):
-            found = checkpoint.load(run.checkpoints)
+            skipped: list[Path] = []
+
+            def skip(path: Path, error: CheckpointError) -> None:
+                print(f"warning: {error}; trying the checkpoint before", flush=True)
+                skipped.append(path)
+
+            found = checkpoint.load(run.checkpoints, skip)
+            for path in skipped if going_on else ():
+                checkpoint.set_aside(path)
     state, *known = found
     progress, settings = backend.gather(known)[0]
     return state, progress, settings
@@ -109,13 +135,18 @@ def take_over(state: State | None, backend: Backend) -> None:
     backend.broadcast()
 
 
-def check_same_walk(config: Config, saved: dict[str, Any] | None, policy: LargeBatchPolicy, progress: Progress) -> None:
+def check_same_walk(
+    settings: dict[str, Any], saved: dict[str, Any] | None, policy: LargeBatchPolicy, progress: Progress
+) -> None:
     """Check that a run can go on with these settings along the stream that it began.
+
+    Args:
+        settings, saved: of this job and of the checkpoint; None: there is no checkpoint.
 
     Raises:
         SettingsError: names the settings that differ from those of the checkpoint.
     """
-    before, now = flat(saved or {}), flat(json.loads(json.dumps(dataclasses.asdict(config))))  # both as JSON has them
+    before, now = flat(saved or {}), flat(settings)
     differing = [
         f"{key} was {before[key]} and is {now.get(key)}"
         for key in before

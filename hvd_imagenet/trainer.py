@@ -2,121 +2,115 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
-from typing import Any
-
-import numpy as np
+from typing import Any, NoReturn
 
 from hvd_imagenet import backend as backends
-from hvd_imagenet import checkpoint
 from hvd_imagenet.backend import Backend, Totals
 from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.config import Config
-from hvd_imagenet.data.loader import TrainLoader, Worker, evaluation_batches
+from hvd_imagenet.data.loader import TrainLoader, Worker
 from hvd_imagenet.data.store import Store
-from hvd_imagenet.errors import CheckpointError, DivergedError
+from hvd_imagenet.errors import CheckpointError, DivergedError, RunError, StoppedError
+from hvd_imagenet.evaluation import evaluate_all
+from hvd_imagenet.faults.divergence import REMEDY, diverged
+from hvd_imagenet.faults.fingerprints import require_same_weights
+from hvd_imagenet.faults.job import Job
+from hvd_imagenet.faults.stopping import StopRequests
+from hvd_imagenet.faults.together import together
 from hvd_imagenet.metrics import lines, result
 from hvd_imagenet.metrics.journal import Journal, NoJournal
 from hvd_imagenet.metrics.stopwatch import Stopwatch
 from hvd_imagenet.policy import LargeBatchPolicy, StepPlan
 from hvd_imagenet.policy.clock import periods
 from hvd_imagenet.run_directory import RunDirectory
+from hvd_imagenet.saver import Saver
 from hvd_imagenet.startup import (
-    check_classes,
     check_fit,
     check_same_walk,
     decoding,
     open_everywhere,
     read_checkpoint,
     require_data,
+    require_same_settings,
+    resolved,
+    settings_of,
     take_over,
-    together,
 )
+from hvd_imagenet.stream import SampleStream
 
-EVALUATION_BATCH = 128
 
-
-def train(config: Config, run: RunDirectory, resume: bool) -> None:
-    """Train from the beginning, or from the newest checkpoint, to the end.
+def train(config: Config, run: RunDirectory, resume: str) -> None:
+    """Train from the beginning, or from the newest usable checkpoint, to the end.
 
     Every worker calls this with the same arguments. All checks come before any work, and what one worker finds wrong
     ends all of them with the same error.
 
+    Args:
+        resume: no: begin a run; always: go on with the one in the folder; auto: go on if there is one.
+
     Raises:
         RunError: see ``hvd_imagenet.errors``.
     """
-    backend = backends.load(config.framework)(config)
+    with StopRequests() as stop:
+        backend = backends.load(config.framework)(config)
+        with Job(backend, run, config.faults, stop) as job:
+            prepared(config, run, resume, backend, job).run()
+
+
+def prepared(config: Config, run: RunDirectory, resume: str, backend: Backend, job: Job) -> Trainer:
+    """A run with all checks made, its data open, its folder claimed, and the backend in the state to start from."""
+    require_same_settings(config, backend)
     with together(backend):
         require_data(config)
     train_set, val_set = (open_everywhere(config, split, backend) for split in ("train", "val"))
     policy = config.policy(len(train_set))
     with together(backend):
         check_fit(config, policy, train_set, backend.size)
-        if backend.rank == 0:
-            run.check_free(resume)
+        goes_on = job.claim(resume) if backend.rank == 0 else None
+    goes_on = backend.gather(goes_on)[0]
     config = resolved(config, train_set)
-    state, progress, saved = read_checkpoint(run, backend) if resume else (None, Progress(), None)
+    state, progress, saved = read_checkpoint(run, backend, going_on=True) if goes_on else (None, Progress(), None)
     with together(backend):
-        check_same_walk(config, saved, policy, progress)
+        check_same_walk(settings_of(config, train_set), saved, policy, progress)
     take_over(state, backend)
     with together(backend):
         if backend.rank == 0:
             run.write_config(config)
-    Trainer(config, run, backend, policy, train_set, val_set, progress).run()
-
-
-def resolved(config: Config, train_set: Store) -> Config:
-    """The settings with what the data set tells, to be found again from any folder."""
-    path = str(train_set.path.resolve())
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path, train_samples=len(train_set)))
-
-
-def evaluate(config: Config, run: RunDirectory) -> Totals:
-    """Evaluate a run's newest checkpoint on the validation set, shared out among the workers."""
-    backend = backends.load(config.framework)(config)
-    with together(backend):
-        require_data(config)
-    val_set = open_everywhere(config, "val", backend)
-    with together(backend):
-        check_classes(config, val_set)
-        if backend.rank == 0 and not checkpoint.checkpoints(run.checkpoints):
-            raise CheckpointError(f"{run.checkpoints}: holds no checkpoint; the run has not got so far")
-    state, *_ = read_checkpoint(run, backend)
-    take_over(state, backend)
-    return evaluate_all(config, backend, val_set)
-
-
-def evaluate_all(config: Config, backend: Backend, val_set: Store) -> Totals:
-    """Totals over the validation set, every image of it once."""
-    worker = Worker(backend.rank, backend.size)
-    totals = backend.evaluate(evaluation_batches(val_set, EVALUATION_BATCH, worker, decoding(config, backend)))
-    if totals.count != len(val_set):
-        raise RuntimeError(f"evaluated {totals.count} images of {len(val_set)}")
-    return totals
+    job.begin()
+    return Trainer(config, run, backend, job, policy, train_set, val_set, progress, goes_on)
 
 
 class Trainer:
-    """One run, with its data open, its folder claimed, and the backend in the state that it starts from."""
+    """One run, from where it is to its end.
+
+    Args:
+        resumed: the run has been begun by an earlier job.
+    """
 
     def __init__(
         self,
         config: Config,
         run: RunDirectory,
         backend: Backend,
+        job: Job,
         policy: LargeBatchPolicy,
         train_set: Store,
         val_set: Store,
         progress: Progress,
+        resumed: bool,
     ):
         self._config = config
         self._run = run
         self._backend = backend
+        self._job = job
         self._policy = policy
         self._train_set = train_set
         self._val_set = val_set
         self._progress = progress
+        self._resumed = resumed
+        self._compared = False
 
     def run(self) -> None:
         """Take the steps that are left, and write the result."""
@@ -130,64 +124,84 @@ class Trainer:
             decoding(config, self._backend),
             from_=progress.samples_seen,
         )
-        first = self._backend.rank == 0
-        self._journal = Journal(self._run.metrics, self._run.log, self._policy, progress.step) if first else NoJournal()
+        self._journal = self._open_journal()
+        self._saver = Saver(
+            self._run.checkpoints,
+            config.checkpoint,
+            settings_of(config, self._train_set),
+            self._backend,
+            self._job,
+            self._journal,
+            progress.step if self._resumed else None,
+        )
         self._wall_start = time.monotonic() - progress.wall_seconds
         self._stopwatch = Stopwatch(progress.train_seconds, progress.samples_seen)
         try:
-            self._journal.say(self._greeting())
+            self._greet()
+            if progress.evaluation_due:
+                with self._stopwatch.paused():
+                    self._evaluate()
             for plan in self._policy.steps(from_=progress.samples_seen):
-                self._backend.train_step(plan, loader.micro_batches(plan))
+                self._backend.train_step(plan, loader.micro_batches(plan), stop=bool(self._job.stop.asked))
                 self._after(plan)
-            if self._backend.rank == 0:
-                self._finish()
+            if not progress.evaluations or progress.evaluations[-1]["step"] != progress.step:
+                self._evaluate()  # the run was longer once, and goes on beyond its end
+            self._finish()
+        except RunError as error:
+            self._journal.record(f"ended: {error}")
+            raise
         finally:
             self._journal.close()
 
-    def _greeting(self) -> str:
-        policy, step, size = self._policy, self._progress.step, self._backend.size
-        return (
-            f"{self._config.model.name} in {self._config.framework} on {size} worker{'s' if size > 1 else ''}, "
-            f"{len(self._train_set):,} images, {policy.total_steps:,} steps{f' from {step:,}' if step else ''}, "
-            f"into {self._run.path}"
-        )
-
     def _after(self, plan: StepPlan) -> None:
-        """Move the clock; log, evaluate and save where it says so."""
+        """Move the clock; log, save and evaluate where it says so, and heed what the workers agreed on."""
         progress, config = self._progress, self._config
         progress.step = plan.step + 1
         progress.samples_seen = plan.samples_seen + plan.global_batch
         ended = progress.samples_seen >= self._policy.total_samples
         logs = ended or progress.step % config.log.every_steps == 0
-        evaluates = ended or self._due(config.evaluate.every_epochs, plan)
-        saves = ended or self._due(config.checkpoint.every_epochs, plan)
-        if not (logs or evaluates or saves):
+        compares = not self._compared or self._every(config.faults.fingerprint_every_steps)
+        saves = ended or self._every(config.checkpoint.every_steps) or self._due(config.checkpoint.every_epochs, plan)
+        progress.evaluation_due = ended or self._due(config.evaluate.every_epochs, plan)
+
+        pauses = logs or compares or saves or progress.evaluation_due
+        taken = self._backend.take_totals(wait=pauses)
+        for of, totals in taken:
+            self._require_finite(of, totals.loss_sum)
+        stop = any(totals.stop for _, totals in taken)
+        if not (pauses or stop):
             return
-        totals = self._backend.take_totals()  # the device is done with its steps: what follows is not their time
-        self._require_finite(totals.loss_sum, plan)
-        progress.train_seconds = self._stopwatch.seconds()
+        progress.train_seconds = self._stopwatch.seconds()  # the device is done with its steps: the rest is not theirs
         with self._stopwatch.paused():
             if logs:
-                self._log(plan, totals)
-            if evaluates:
-                self._evaluate(plan)
+                self._log(*taken[-1])
+            if config.faults.fingerprint_every_steps and (compares or saves or progress.evaluation_due):
+                require_same_weights(self._backend, progress.step)
+                self._compared = True
+            if stop:
+                self._stop()
             if saves:
-                self._save(plan)
+                self._save(must=ended)
+            if progress.evaluation_due:
+                self._evaluate()
 
-    def _due(self, every_epochs: float, plan: StepPlan) -> bool:
+    def _due(self, every_epochs: float | None, plan: StepPlan) -> bool:
+        if every_epochs is None:
+            return False
         size = self._policy.dataset_size
         after = periods(every_epochs, plan.samples_seen + plan.global_batch, size)
         return after > periods(every_epochs, plan.samples_seen, size)
 
+    def _every(self, steps: int | None) -> bool:
+        return steps is not None and self._progress.step % steps == 0
+
     def _epoch(self) -> float:
         return self._progress.samples_seen / self._policy.dataset_size
 
-    def _require_finite(self, loss: float, plan: StepPlan) -> None:
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss} at step {self._progress.step}, epoch {self._epoch():.2f}, learning rate "
-                f"{plan.learning_rate:g}; lower lr.reference or lengthen lr.warmup.epochs"
-            )
+    def _require_finite(self, plan: StepPlan, loss_sum: float) -> None:
+        if not math.isfinite(loss_sum):
+            stream = SampleStream(self._config.seed, self._policy.dataset_size)
+            raise diverged(self._backend, plan, stream, self._train_set)
 
     def _log(self, plan: StepPlan, totals: Totals) -> None:
         progress = self._progress
@@ -204,29 +218,75 @@ class Trainer:
             }
         )
 
-    def _evaluate(self, plan: StepPlan) -> None:
-        totals = evaluate_all(self._config, self._backend, self._val_set)
-        self._require_finite(totals.loss_sum, plan)
-        moment = {"step": self._progress.step, "epoch": self._epoch()}
-        self._journal.evaluation({**moment, "loss": totals.loss, **totals.accuracies(), "count": totals.count})
+    def _evaluate(self) -> None:
+        progress = self._progress
+        totals = evaluate_all(self._config, self._backend, self._val_set, self._job.stop)
+        if totals is None:
+            self._stop()
+        if not math.isfinite(totals.loss_sum):
+            self._saver.discard(progress.step)
+            raise DivergedError(f"the loss in the evaluation after step {progress.step} is {totals.loss}; {REMEDY}")
+        moment = {"step": progress.step, "epoch": self._epoch()}
+        event = {**moment, "loss": totals.loss, **totals.accuracies(), "count": totals.count}
+        progress.evaluations.append(event)
+        progress.evaluation_due = False
+        self._journal.evaluation(event)
+        progress.wall_seconds = time.monotonic() - self._wall_start
+        self._saver.evaluated(progress)
 
-    def _save(self, plan: StepPlan) -> None:
+    def _save(self, must: bool) -> None:
         self._progress.wall_seconds = time.monotonic() - self._wall_start
+        self._saver.save(self._progress, must)
+
+    def _stop(self) -> NoReturn:
+        """End the job as asked, with everything saved."""
+        asked = {rank: how for rank, how in enumerate(self._backend.gather(self._job.stop.asked)) if how}
+        if self._saver.saved_step != self._progress.step:
+            self._save(must=True)
+        error = StoppedError(
+            f"stopped after step {self._progress.step} of {self._policy.total_steps}, since "
+            f"{' and '.join(f'worker {rank} {how}' for rank, how in asked.items())}; "
+            "everything is saved: run again with --resume to go on"
+        )
+        error.rank = min(asked)
+        raise error
+
+    def _open_journal(self) -> NoJournal:
+        progress, run = self._progress, self._run
         with together(self._backend):
             if self._backend.rank == 0:
-                state, settings = self._backend.state(), dataclasses.asdict(self._config)
-                if not all(np.isfinite(array).all() for array in state.model.values()):
-                    self._require_finite(math.nan, plan)  # the next loss will be; the last good checkpoint stays
-                checkpoint.save(self._run.checkpoints, state, self._progress, settings, self._config.checkpoint.keep)
+                try:
+                    evaluated = not progress.evaluation_due
+                    return Journal(run.metrics, run.log, self._policy, progress.step, evaluated)
+                except OSError as error:
+                    raise CheckpointError(
+                        f"{run.path}: cannot be written ({error.strerror}); free some space"
+                    ) from None
+        return NoJournal()
+
+    def _greet(self) -> None:
+        policy, step, size = self._policy, self._progress.step, self._backend.size
+        self._journal.say(
+            f"{self._config.model.name} in {self._config.framework} on {size} worker{'s' if size > 1 else ''}, "
+            f"{len(self._train_set):,} images, {policy.total_steps:,} steps{f' from {step:,}' if step else ''}, "
+            f"into {self._run.path}"
+        )
+        if self._resumed and self._progress.samples_seen < policy.total_samples:
+            moment = {"step": step, "samples_seen": self._progress.samples_seen, "workers": size}
+            self._journal.restart({**moment, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
     def _finish(self) -> None:
-        outcome = self._result()
-        self._run.write_result(outcome)
-        self._journal.say(f"done: validation top-1 {outcome['val_top1']:.2%}, in {self._run.path / 'result.json'}")
+        with together(self._backend), self._job.writing:
+            if self._backend.rank == 0:
+                outcome = self._result()
+                self._run.write_result(outcome)
+                where = self._run.path / "result.json"
+                self._journal.say(f"done: validation top-1 {outcome['val_top1']:.2%}, in {where}")
 
     def _result(self) -> dict[str, Any]:
+        restarts = [event for event in lines.read(self._run.metrics) if event.pop("event") == "restart"]
         return {
-            **result.accuracies(lines.read(self._run.metrics)),
+            **result.accuracies(self._progress.evaluations),
             "epochs": self._epoch(),
             "steps": self._progress.step,
             "samples_seen": self._progress.samples_seen,
@@ -234,4 +294,5 @@ class Trainer:
             "framework": self._config.framework,
             "images_per_second": self._progress.samples_seen / self._progress.train_seconds,
             "wall_seconds": time.monotonic() - self._wall_start,
+            "restarts": restarts,
         }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs import gloo
 from PIL import Image
 from runs import RECIPE
 
@@ -22,10 +23,8 @@ LAUNCH_SECONDS = 180
 
 def horovodrun(workers: int, *command: str, **environment: str) -> subprocess.CompletedProcess:
     """Run a command on so many workers of this machine; output and errors together, as text."""
-    launcher = Path(sys.executable).with_name("horovodrun")
-    places = ["-np", str(workers), "-H", f"localhost:{workers}", "--gloo", "--network-interface", "lo"]
     return subprocess.run(
-        [sys.executable, str(launcher), *places, *command],
+        [*map(str, gloo(workers)), *command],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

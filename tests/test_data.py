@@ -36,6 +36,13 @@ def everything(store):
     return [bytes(data) for data in store.read(np.arange(len(store)))]
 
 
+def test_contents_are_known_by_their_checksum_packed_or_not(image_folder, tmp_path):
+    plain = open_store(image_folder, "train")
+    pack(ImageFolder(image_folder), tmp_path / "packed")
+    assert plain.contents() == open_store(tmp_path / "packed", "train").contents()
+    assert plain.contents() != open_store(image_folder, "val").contents()
+
+
 def test_a_packed_set_and_its_folder_are_the_same_samples(image_folder, packed):
     for split, count in (("train", 50), ("val", 23)):
         plain, tars = open_store(image_folder, split), open_store(packed, split)

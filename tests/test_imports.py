@@ -16,6 +16,7 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "horovod"}
 FLOORS = {
     "": 0,
     "errors": 1,
+    "durable": 1,
     "policy": 1,
     "stream": 1,
     "models": 1,
@@ -28,17 +29,28 @@ FLOORS = {
     "checkpoint": 3,
     "metrics": 3,
     "run_directory": 3,
+    "faults": 3,
     "startup": 4,
+    "saver": 4,
+    "evaluation": 4,
     "trainer": 4,
     "cli": 5,
     "data_cli": 5,
     "schedule": 5,
 }
 # Rooms of one house that may use each other although they are on one floor.
-NEIGHBOURS = {("trainer", "startup"), ("cli", "schedule"), ("cli", "data_cli")}
+NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation")}
+NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
 NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("data", "backend")}
 # On floor 1, what each place may import from outside.
-OUTSIDE = {"policy": set(), "errors": set(), "stream": {"numpy"}, "models/spec": set(), "models/initial": {"numpy"}}
+OUTSIDE = {
+    "policy": set(),
+    "errors": set(),
+    "durable": set(),
+    "stream": {"numpy"},
+    "models/spec": set(),
+    "models/initial": {"numpy"},
+}
 
 
 def modules():

@@ -31,6 +31,14 @@ def test_lines_can_be_read_while_they_are_written(tmp_path):
     journal.close()
 
 
+def test_restarts_are_never_cut_and_an_evaluation_that_comes_again_is(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    events = [("step", 2), ("eval", 2), ("step", 3), ("restart", 3), ("step", 4)]
+    path.write_text("".join(f'{{"event": "{event}", "step": {step}}}\n' for event, step in events))
+    lines.MetricsLines(path, up_to_step=2, evaluated=False).close()
+    assert [(e["event"], e["step"]) for e in lines.read(path)] == [("step", 2), ("restart", 3)]
+
+
 def test_lines_beyond_the_checkpoint_are_cut(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"event": "step", "step": 2}\n{"event": "eval", "step": 2}\n{"event": "step", "step": 3}\n{"eve')
@@ -41,7 +49,7 @@ def test_lines_beyond_the_checkpoint_are_cut(tmp_path):
 
 
 def evaluations(*top1):
-    return [{"event": "eval", "top1": value, "top5": value + 0.1} for value in top1] + [{"event": "step"}]
+    return [{"top1": value, "top5": value + 0.1} for value in top1]
 
 
 @pytest.mark.parametrize(

@@ -103,10 +103,14 @@ def test_a_run_leaves_what_the_design_says(walks):
         assert sorted(f.name for f in run.iterdir()) == [
             "checkpoints",
             "config.yaml",
+            "lock",
             "log.txt",
             "metrics.jsonl",
             "result.json",
+            "status.json",
         ]
+        status = json.loads((run / "status.json").read_text())
+        assert (status["status"], status["exit_code"], len(status["workers"])) == ("done", 0, workers)
         result = json.loads((run / "result.json").read_text())
         evaluations = metrics(run, "eval")
         # Epochs of 50 samples end in steps 3, 5 and 8 of 20: after 60, 100 and 160 samples.
@@ -115,7 +119,14 @@ def test_a_run_leaves_what_the_design_says(walks):
         assert result["val_top1"] == top1[-1]
         assert result["best_top1"] == max(top1)
         assert result["median5_top1"] == sorted(top1)[1]
-        expected = {"epochs": 3.2, "steps": 8, "samples_seen": 160, "workers": workers, "framework": "torch"}
+        expected = {
+            "epochs": 3.2,
+            "steps": 8,
+            "samples_seen": 160,
+            "workers": workers,
+            "framework": "torch",
+            "restarts": [],
+        }
         assert result.items() >= expected.items()
         assert result["images_per_second"] > 0 and result["wall_seconds"] > 0
         assert sorted(f.name for f in (run / "checkpoints").iterdir()) == [f"step-0000000{step}" for step in (3, 5, 8)]
@@ -183,8 +194,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(recipe, image_
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, image_folder, run)
+        assert train(recipe, image_folder, run) == 130
     assert not list((run / "checkpoints").iterdir())
     assert cli.main(["evaluate", "--run", str(run)]) == 6
     assert "holds no checkpoint; the run has not got so far" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -36,6 +37,11 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def contents(self) -> str:
+        """A short checksum of the split: its classes, and each sample's label, length and size, in their order."""
+        table = np.column_stack([self.labels, self._index.length, self.sizes]).astype("<i8")
+        return hashlib.sha256(json.dumps(self.classes).encode() + table.tobytes()).hexdigest()[:16]
 
     def read(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The encoded bytes of the given samples, uint8.

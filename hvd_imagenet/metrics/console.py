@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from hvd_imagenet.metrics.appended import AppendedFile
 from hvd_imagenet.policy import LargeBatchPolicy
 
 # Open MPI gives its workers a terminal of its own and passes on, to a file perhaps, what is written there.
 RELAYED = "OMPI_COMM_WORLD_RANK"
+
+
+class _LastingConsole(Console):
+    """A console whose reader may go away: the run goes on, and log.txt has it all."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 class RunConsole:
@@ -27,8 +36,8 @@ class RunConsole:
 
     def __init__(self, log: Path, policy: LargeBatchPolicy, console: Console | None = None):
         self._policy = policy
-        self._log = log.open("a")
-        self._console = console or Console()
+        self._log = AppendedFile(log)
+        self._console = console or _LastingConsole()
         columns = BarColumn(bar_width=None), TextColumn("{task.description}", table_column=Column(no_wrap=True))
         self._bar = Progress(*columns, console=self._console, expand=True, transient=True)
         self._task = self._bar.add_task("starting", total=policy.last_sample)
@@ -38,8 +47,9 @@ class RunConsole:
 
     def line(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self._write(text)
+        with suppress(OSError):  # as from a full disk, where the output goes to a file
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.record(text)
 
     def step(self, values: dict[str, Any]) -> None:
         """Show a logged step, as it is written to metrics.jsonl."""
@@ -57,7 +67,7 @@ class RunConsole:
         short = " ".join(parts[:1] + parts[2:])  # with a bar, on 80 columns
         self._bar.update(self._task, description=short, completed=values["samples_seen"])
         if self._has_bar:
-            self._write(line)
+            self.record(line)
         else:
             self.line(line)
 
@@ -66,9 +76,9 @@ class RunConsole:
             self._bar.stop()
         self._log.close()
 
-    def _write(self, text: str) -> None:
+    def record(self, text: str) -> None:
+        """Write a line to the log alone."""
         self._log.write(text + "\n")
-        self._log.flush()
 
 
 def _clock(seconds: float) -> str:

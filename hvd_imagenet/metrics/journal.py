@@ -16,11 +16,20 @@ class NoJournal:
     def say(self, text: str) -> None:
         """A line for people."""
 
+    def record(self, text: str) -> None:
+        """A line that is shown elsewhere, and belongs into log.txt."""
+
     def step(self, values: dict[str, Any]) -> None:
         """A logged step."""
 
     def evaluation(self, values: dict[str, Any]) -> None:
         """An evaluation."""
+
+    def restart(self, values: dict[str, Any]) -> None:
+        """The run goes on from a checkpoint."""
+
+    def flush(self) -> None:
+        """Bring what has been told to the disk."""
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -33,15 +42,19 @@ class Journal(NoJournal):
         metrics, log: paths of metrics.jsonl and log.txt.
         policy: for the length of the run.
         from_step: steps finished before; lines about later ones are cut, since they come again.
+        evaluated: and so is that step's evaluation.
     """
 
-    def __init__(self, metrics: Path, log: Path, policy: LargeBatchPolicy, from_step: int):
+    def __init__(self, metrics: Path, log: Path, policy: LargeBatchPolicy, from_step: int, evaluated: bool):
         self._epochs = policy.epochs
-        self._lines = MetricsLines(metrics, up_to_step=from_step)
+        self._lines = MetricsLines(metrics, from_step, evaluated)
         self._console = RunConsole(log, policy)
 
     def say(self, text: str) -> None:
         self._console.line(text)
+
+    def record(self, text: str) -> None:
+        self._console.record(text)
 
     def step(self, values: dict[str, Any]) -> None:
         self._lines.write("step", values)
@@ -53,6 +66,12 @@ class Journal(NoJournal):
             f"epoch {values['epoch']:6.2f}/{self._epochs:g}  validation: loss {values['loss']:.4f}  "
             f"top-1 {values['top1']:.2%}  top-5 {values['top5']:.2%}  of {values['count']:,} images"
         )
+
+    def restart(self, values: dict[str, Any]) -> None:
+        self._lines.write("restart", values)
+
+    def flush(self) -> None:
+        self._lines.flush()
 
     def close(self) -> None:
         self._console.close()

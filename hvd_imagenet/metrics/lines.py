@@ -1,11 +1,15 @@
-"""metrics.jsonl: one JSON object per line, in the order of the steps."""
+"""metrics.jsonl: one JSON object per line; steps and evaluations in the order of the steps."""
 
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from hvd_imagenet.durable import write_whole
+from hvd_imagenet.metrics.appended import AppendedFile
 
 
 class MetricsLines:
@@ -13,19 +17,24 @@ class MetricsLines:
 
     Args:
         path: the file, made if it is not there.
-        up_to_step: lines of later steps are cut off: a resumed run writes them again.
+        up_to_step: lines of later steps are cut off, since a resumed run writes them again. Restarts stay.
+        evaluated: that step's evaluation is not to come again.
     """
 
-    def __init__(self, path: Path, up_to_step: int):
-        kept = [event for event in read(path) if event["step"] <= up_to_step] if path.exists() else []
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text("".join(map(_line, kept)))
-        partial.replace(path)
-        self._file = path.open("a")
+    def __init__(self, path: Path, up_to_step: int, evaluated: bool = True):
+        written = path.read_text(errors="replace") if path.exists() else ""
+        last = {"step": up_to_step, "eval": up_to_step if evaluated else up_to_step - 1, "restart": math.inf}
+        kept = [event for event in read(path) if event["step"] <= last[event["event"]]] if written else []
+        if "".join(map(_line, kept)) != written:
+            write_whole(path, "".join(map(_line, kept)).encode())
+        self._file = AppendedFile(path)
 
     def write(self, event: str, values: dict[str, Any]) -> None:
         """Append an event; it can be read by others from then on."""
         self._file.write(_line({"event": event, **values}))
+
+    def flush(self) -> None:
+        """Wait until the disk has it all, if it can."""
         self._file.flush()
 
     def close(self) -> None:
@@ -35,7 +44,7 @@ class MetricsLines:
 def read(path: Path) -> list[dict[str, Any]]:
     """The events in a file; a line that was cut short by a crash is left out."""
     events = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         with suppress(ValueError):
             events.append(json.loads(line))
     return events

@@ -1,4 +1,4 @@
-"""result.json: the outcome of a run, worked out from its metrics."""
+"""result.json: the outcome of a run, worked out from its evaluations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from statistics import median
 from typing import Any
 
 
-def accuracies(events: list[dict[str, Any]]) -> dict[str, float | None]:
+def accuracies(evaluations: list[dict[str, Any]]) -> dict[str, float]:
     """Validation accuracy as the paper reports it (section 5.1): the last, the best, the median of the last five."""
-    evaluations = [event for event in events if event["event"] == "eval"]
-    if not evaluations:  # somebody has removed metrics.jsonl
-        return dict.fromkeys(("val_top1", "val_top5", "best_top1", "median5_top1"))
     last, top1 = evaluations[-1], [event["top1"] for event in evaluations]
     return {
         "val_top1": last["top1"],

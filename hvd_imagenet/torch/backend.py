@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import horovod.torch as hvd
 import numpy as np
 import torch
+from horovod.common.exceptions import HorovodInternalError
 from torch.nn import functional as F
 
 from hvd_imagenet.backend import (
@@ -20,14 +23,35 @@ from hvd_imagenet.backend import (
     this_place,
 )
 from hvd_imagenet.config import Config
-from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
 from hvd_imagenet.torch.model import build_model
 from hvd_imagenet.torch.norm import StepStatistics
-from hvd_imagenet.torch.optim import GradientSum, sgd
+from hvd_imagenet.torch.optim import GradientSum, contiguous_view, sgd
 
-COUNTS = 4  # loss, top-1, top-5 and samples, at the end of the step vector
+COUNTS = 5  # loss, top-1, top-5, samples, and workers asked to stop: the end of the step vector
+
+
+@contextmanager
+def _in_contact() -> Iterator[None]:
+    """Horovod's own error as what it means."""
+    try:
+        yield
+    except HorovodInternalError as error:
+        raise LostContactError(f"lost contact with the other workers ({error})") from None
+
+
+class _Step(NamedTuple):
+    """A step that was taken: its plan, this worker's losses by the micro-batch's number, and its totals on the host.
+
+    `ready` is the event after which they are there; None: they are.
+    """
+
+    plan: StepPlan
+    losses: dict[int, torch.Tensor]
+    totals: torch.Tensor
+    ready: torch.cuda.Event | None
 
 
 class Backend:
@@ -38,7 +62,7 @@ class Backend:
     """
 
     def __init__(self, config: Config):
-        set_horovod_defaults(on_gpu=torch.cuda.is_available())
+        set_horovod_defaults(torch.cuda.is_available(), config.faults.stall_seconds)
         hvd.init()
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
@@ -59,7 +83,9 @@ class Backend:
         self._optimizer = sgd(self._model, config.optimizer)
         self._gradients = GradientSum(self._model)
         self._counts = torch.zeros(COUNTS, dtype=self._dtype, device=self._device)
-        self._totals = self._counts
+        self._steps: deque[_Step] = deque(maxlen=2)
+        self._untaken: deque[_Step] = deque(maxlen=2)
+        self._late = 0 if self.device_id is None else 1  # steps that the device may be behind when totals are taken
 
     def _choose_device(self) -> tuple[int, str] | tuple[None, None]:
         """Number and unique name of this worker's GPU: one each where all are seen, or the only one that is."""
@@ -69,15 +95,20 @@ class Backend:
         torch.cuda.set_device(device_id)
         return device_id, str(torch.cuda.get_device_properties(device_id).uuid)
 
-    def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch]) -> None:
-        first, stop = share(plan.micro_batches, self.rank, self.size)
+    @_in_contact()
+    def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch], stop: bool = False) -> None:
+        first, end = share(plan.micro_batches, self.rank, self.size)
         self._model.train()
         self._statistics.sums.zero_()
         self._counts.zero_()
-        for number, batch in enumerate(micro_batches, first + 1):
+        if stop:
+            self._counts[-1] = 1
+        losses = {}
+        for number, batch in enumerate(micro_batches, first):
             loss = self._forward(batch, self._counts)
+            losses[number] = loss.detach()
             self._statistics.add()
-            if number == stop:
+            if number + 1 == end:
                 vector, pending = self._start_step_vector()
                 self._gradients.start()
             # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
@@ -90,7 +121,9 @@ class Backend:
 
         hvd.synchronize(pending)
         self._statistics.update(vector[:-COUNTS], plan.micro_batches)
-        self._totals = vector[-COUNTS:]
+        step = _Step(plan, losses, *_on_the_way_to_the_host(vector[-COUNTS:]))
+        self._steps.append(step)
+        self._untaken.append(step)
 
     def _start_step_vector(self) -> tuple[torch.Tensor, int]:
         """Start the one all-reduce of everything a step counts, to run beside the last backward."""
@@ -109,12 +142,23 @@ class Backend:
             best = scores.topk(min(5, scores.shape[1])).indices
             right = best == labels[:, None]
             samples = loss.new_full((), len(labels))
-            counts += torch.stack([loss * samples, right[:, 0].sum(), right.sum(), samples])
+            counts[:-1] += torch.stack([loss * samples, right[:, 0].sum(), right.sum(), samples])
         return loss
 
-    def take_totals(self) -> Totals:
-        return _totals(self._totals)
+    def take_totals(self, wait: bool) -> list[tuple[StepPlan, Totals]]:
+        taken = []
+        while len(self._untaken) > (0 if wait else self._late):
+            step = self._untaken.popleft()
+            if step.ready is not None:
+                step.ready.synchronize()
+            taken.append((step.plan, _totals(step.totals)))
+        return taken
 
+    def losses(self, plan: StepPlan) -> dict[int, float]:
+        step = next(step for step in self._steps if step.plan == plan)
+        return {number: float(loss) for number, loss in step.losses.items()}
+
+    @_in_contact()
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Totals:
         self._statistics.use_running()
@@ -149,10 +193,16 @@ class Backend:
             momentum = torch.empty_like(parameter).copy_(torch.from_numpy(slot))
             self._optimizer.state[parameter]["momentum_buffer"] = momentum
 
+    def fingerprint(self) -> dict[str, int]:
+        named = self._named()
+        return dict(zip(named, torch.stack([_sum_of_bits(tensor) for tensor in named.values()]).tolist(), strict=True))
+
+    @_in_contact()
     def broadcast(self) -> None:
         state = hvd.broadcast_object(self.state() if self.rank == 0 else None, name="state")
         self.load_state(state)
 
+    @_in_contact()
     def gather(self, value: Any) -> list[Any]:
         return hvd.allgather_object(value, name="gather")
 
@@ -160,6 +210,27 @@ class Backend:
 def _totals(counts: torch.Tensor) -> Totals:
     loss_sum, *integers = counts.tolist()
     return Totals(loss_sum, *map(round, integers))
+
+
+def _on_the_way_to_the_host(totals: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """A tensor on the host, and the event after which it holds these totals; None: it does already."""
+    if not totals.is_cuda:
+        return totals, None
+    host = torch.empty_like(totals, device="cpu", pin_memory=True).copy_(totals, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return host, ready
+
+
+def _sum_of_bits(tensor: torch.Tensor) -> torch.Tensor:
+    """A checksum, int64: the values' bits as integers, each times an odd number of its place, summed.
+
+    Any one flipped bit changes it, and so does another order.
+    """
+    memory = contiguous_view(tensor)
+    flat = (tensor if memory is None else memory).reshape(-1)
+    bits = flat.view({4: torch.int32, 8: torch.int64}[flat.element_size()]).to(torch.int64)
+    return (bits * torch.arange(1, 2 * len(bits), 2, device=bits.device)).sum()
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:

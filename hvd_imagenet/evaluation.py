@@ -1,0 +1,61 @@
+"""Evaluation: every image of the validation set once, shared out among the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from hvd_imagenet import backend as backends
+from hvd_imagenet import checkpoint
+from hvd_imagenet.backend import Backend, Batch, Totals
+from hvd_imagenet.config import Config
+from hvd_imagenet.data.loader import Worker, evaluation_batches
+from hvd_imagenet.data.store import Store
+from hvd_imagenet.errors import CheckpointError
+from hvd_imagenet.faults.stopping import StopRequests
+from hvd_imagenet.faults.together import together
+from hvd_imagenet.run_directory import RunDirectory
+from hvd_imagenet.startup import (
+    check_classes,
+    decoding,
+    open_everywhere,
+    read_checkpoint,
+    require_data,
+    take_over,
+)
+
+BATCH = 128
+
+
+def evaluate(config: Config, run: RunDirectory) -> Totals:
+    """Evaluate a run's newest usable checkpoint on the validation set."""
+    backend = backends.load(config.framework)(config)
+    with together(backend):
+        require_data(config)
+    val_set = open_everywhere(config, "val", backend)
+    with together(backend):
+        check_classes(config, val_set)
+        if backend.rank == 0 and not checkpoint.checkpoints(run.checkpoints):
+            raise CheckpointError(f"{run.checkpoints}: holds no checkpoint; the run has not got so far")
+    state, *_ = read_checkpoint(run, backend, going_on=False)
+    take_over(state, backend)
+    return evaluate_all(config, backend, val_set)
+
+
+def evaluate_all(config: Config, backend: Backend, val_set: Store, stop: StopRequests | None = None) -> Totals | None:
+    """Totals over the validation set; None if a worker was asked to stop on the way."""
+    worker = Worker(backend.rank, backend.size)
+    batches = evaluation_batches(val_set, BATCH, worker, decoding(config, backend))
+    totals = backend.evaluate(_until_stopped(batches, stop) if stop else batches)
+    if totals.count == len(val_set):
+        return totals
+    if stop is None or not any(backend.gather(stop.asked)):
+        raise RuntimeError(f"evaluated {totals.count} images of {len(val_set)}")
+    return None
+
+
+def _until_stopped(batches: Iterable[Batch], stop: StopRequests) -> Iterator[Batch]:
+    """The batches, as long as this worker is not asked to stop: all workers will find that some are missing."""
+    for batch in batches:
+        if stop.asked:
+            return
+        yield batch

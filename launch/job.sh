@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Runs a training job, lets it end well, says last how it ended, and exits with that status.
+#
+#   bash launch/job.sh LAUNCHER [OPTION ...] hvd-imagenet train ... --run RUN ...
+#   bash launch/job.sh horovodrun -np 8 hvd-imagenet train --config resnet50_8k --data.path /data --run runs/a
+#
+# TERM, INT, HUP and USR1 become the file RUN/STOP: the job saves after the step at hand and ends with status 75. A second
+# signal ends the launcher, and what it has started, at once. Launchers themselves give workers a few seconds at most,
+# and horovodrun turns every status into 1; RUN/status.json has the one that the workers ended with.
+set -uo pipefail
+
+stop() {
+    if [ -z "$asked" ] && [ -d "$run" ]; then
+        echo "job.sh: got $1; the job saves and ends after the step at hand; a second signal ends it at once" >&2
+        touch "$run/STOP"
+        asked=$1
+    else
+        kill -TERM ${launcher:+"$launcher"} 2>/dev/null
+    fi
+}
+
+# The value of a key in a status file, which has one per line.
+value() {
+    sed -n "s/^ \"$2\": \"\{0,1\}\(.*[^\",]\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | sed 's/\\"/"/g; s/\\\\/\\/g'
+}
+
+# A function, so that the script is read whole before it begins: it may be replaced while a job runs.
+main() {
+    run=
+    arguments=("$@")
+    for ((i = 0; i < $#; i++)); do
+        case ${arguments[i]} in
+        --run) run=${arguments[i + 1]:-} ;;
+        --run=*) run=${arguments[i]#--run=} ;;
+        esac
+    done
+    if [ -z "$run" ]; then
+        echo "job.sh: --run is missing; give the launcher and all of its command, with --run FOLDER" >&2
+        exit 2
+    fi
+
+    before=$(cat "$run/status.json" 2>/dev/null)
+    HVD_IMAGENET_STATUS=$(mktemp) # told by a job that ends before it has taken the folder
+    export HVD_IMAGENET_STATUS
+    rm "$HVD_IMAGENET_STATUS"
+    trap 'rm -f "$HVD_IMAGENET_STATUS"' EXIT
+
+    asked=
+    launcher=
+
+    for name in TERM INT USR1 HUP; do
+        # shellcheck disable=SC2064 # the name as it is now
+        trap "stop $name" "$name"
+    done
+    set -m # a process group of its own: what the terminal sends to this script should not end the launcher
+    "$@" </dev/null &
+    launcher=$!
+    while kill -0 "$launcher" 2>/dev/null; do
+        wait "$launcher" # a signal to this script ends the waiting, too
+    done
+    wait "$launcher"
+    status=$?
+
+    account=$HVD_IMAGENET_STATUS
+    if [ ! -s "$account" ] && [ "$(cat "$run/status.json" 2>/dev/null)" != "$before" ]; then
+        account=$run/status.json
+    fi
+    code=
+    [ -s "$account" ] && code=$(value "$account" exit_code)
+    if ! [[ $code =~ ^[0-9]+$ ]]; then
+        if [ "$status" -ne 0 ]; then
+            echo "job.sh: the launcher ended with status $status, and no worker has said why; see above" >&2
+        fi
+        exit "$status"
+    fi
+    if [ "$code" -ne 0 ]; then
+        echo "job.sh: $(value "$account" status), exit status $code: $(value "$account" reason)" >&2
+    fi
+    exit "$code"
+}
+
+main "$@"

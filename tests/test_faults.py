@@ -1,0 +1,369 @@
+"""The parts that faults are met with, one by one: status, lock, requests to stop, links, watchdog, fingerprints."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from hvd_imagenet.errors import DataError, OutOfStepError, SettingsError, StoppedError
+from hvd_imagenet.faults import link, lock, stopping, watchdog
+from hvd_imagenet.faults.fingerprints import require_same_weights
+from hvd_imagenet.faults.link import Address
+from hvd_imagenet.faults.lock import RunLock
+from hvd_imagenet.faults.status import Ending, Status, ending_of
+from hvd_imagenet.faults.stopping import StopRequests
+from hvd_imagenet.faults.watchdog import Watchdog
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # threads that exit
+
+WORKERS = [{"rank": 0, "host": "a", "pid": 5}]
+ENDING = Ending(1, "worker 1 on b was ended by SIGKILL", 1, "b")
+
+
+@pytest.fixture
+def status(tmp_path):
+    status = Status(tmp_path / "status.json", "this job")
+    status.running(WORKERS)
+    return status
+
+
+def test_a_status_from_its_beginning_to_its_end(status, tmp_path):
+    expected = {"status": "running", "exit_code": None, "reason": None, "rank": None, "host": None, "workers": WORKERS}
+    assert status.read().items() >= expected.items()
+    assert status.ended() is None
+    assert status.end(ENDING)
+    ended = {"status": "failed", "exit_code": 1, "reason": ENDING.reason, "rank": 1, "host": "b", "workers": WORKERS}
+    assert status.read().items() >= ended.items()
+    assert status.ended() == ENDING
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_the_account_of_another_job_is_left_alone(status, tmp_path):
+    """A late witness of the job before, and a worker that asks before its own job's account has begun."""
+    before = Status(tmp_path / "status.json", "the job before")
+    assert before.end(ENDING) and status.read()["status"] == "running"
+    assert status.end(ENDING) and status.ended() == ENDING
+    assert before.ended() is None
+
+
+@pytest.mark.parametrize(("code", "name"), [(0, "done"), (75, "stopped"), (4, "failed"), (143, "failed")])
+def test_the_names_of_endings(code, name):
+    assert Ending(code, "").status == name
+
+
+def test_the_first_of_many_endings_wins(status):
+    endings = [Ending(1, f"worker {rank}", rank) for rank in range(16)]
+    first = []
+    start = threading.Barrier(16)
+
+    def end(ending):
+        start.wait()
+        if status.end(ending):
+            first.append(ending)
+
+    threads = [threading.Thread(target=end, args=[ending]) for ending in endings]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert first == [status.ended()]
+
+
+def test_a_writer_that_died_is_waited_for_and_then_replaced(status, tmp_path):
+    (tmp_path / "status.json.claim").touch()
+    start = time.monotonic()
+    assert status.end(ENDING) and status.ended() == ENDING
+    assert 2 <= time.monotonic() - start < 10
+
+
+def test_a_status_that_cannot_be_written_or_read(tmp_path):
+    assert Status(tmp_path / "nowhere" / "status.json").end(ENDING)
+    assert Status(None).end(ENDING) and Status(None).ended() is None
+    (tmp_path / "status.json").write_text("{")
+    assert Status(tmp_path / "status.json").ended() is None
+
+
+def test_the_ending_of_an_error():
+    hosts = ["a", "b"]
+    assert ending_of(DataError("7.jpg"), hosts, 1) == Ending(3, "worker 1 on b: 7.jpg", 1, "b")
+    agreed = StoppedError("stopped")
+    agreed.rank = 1
+    assert ending_of(agreed, hosts, 0) == Ending(75, "stopped", 1, "b")
+    assert ending_of(ValueError("x"), hosts, 0) == Ending(1, "worker 0 on a: ValueError('x')", 0, "a")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from hvd_imagenet.faults.lock import RunLock
+RunLock(Path(sys.argv[1])).acquire(print)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_folder_that_is_held_is_refused(tmp_path, holder):
+    said = []
+    with pytest.raises(SettingsError, match=f"in use by process {holder.pid} on {socket.gethostname()}; wait for it"):
+        RunLock(tmp_path / "lock", patience=0.3).acquire(said.append)
+    assert len(said) == 1 and "waiting up to 0.3 s" in said[0]
+
+
+def test_a_lock_goes_with_its_holder(tmp_path, holder):
+    threading.Timer(0.5, holder.kill).start()
+    mine = RunLock(tmp_path / "lock", patience=20, beat=0.2)
+    mine.acquire(lambda text: None)
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    mine.release()
+    assert (tmp_path / "lock").read_text() == ""
+    RunLock(tmp_path / "lock", patience=0).acquire(pytest.fail)
+
+
+def no_flock(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def of_another_machine(monkeypatch):
+    monkeypatch.setattr(lock, "_boot", lambda: "another")
+
+
+@pytest.mark.parametrize("elsewhere", [no_flock, of_another_machine])
+def test_where_flock_does_not_reach_the_heartbeat_counts(tmp_path, monkeypatch, elsewhere):
+    path = tmp_path / "lock"
+    theirs = RunLock(path, beat=0.5)
+    theirs.acquire(pytest.fail)
+    if elsewhere is of_another_machine:
+        fcntl.flock(theirs._file, fcntl.LOCK_UN)  # as it is for a machine that does not see it
+    elsewhere(monkeypatch)
+    with pytest.raises(SettingsError, match="in use by process"):
+        RunLock(path, patience=2.5, beat=0.5).acquire(lambda text: None)
+    theirs._released.set()  # dead: no heartbeat, but the file still names it
+    start = time.monotonic()
+    RunLock(path, patience=10, beat=0.5).acquire(lambda text: None)
+    assert time.monotonic() - start >= 1.5
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="cannot be written .*; name another"):
+        RunLock(tmp_path / "file" / "lock").acquire(pytest.fail)
+
+
+def until(condition, seconds=10):
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_is_a_request_and_the_same_again_at_once_is_not_a_second(number):
+    before = signal.getsignal(number)
+    with StopRequests() as stop:
+        assert stop.asked == ""
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: stop.asked)
+        time.sleep(0.2)
+        assert stop.asked in (f"got {signal.Signals(number).name}", "got SIGTERM")
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_ends_at_once_even_where_python_does_not_run():
+    program = """
+import ctypes, os, signal, time
+from hvd_imagenet.faults.stopping import StopRequests
+with StopRequests() as stop:
+    stop.at_once = lambda number: print("at once", number, flush=True)
+    print("ready", flush=True)
+    while True:
+        ctypes.CDLL(None).pause()  # the main thread sits in C, as it does in Horovod
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(stopping.ONE_REQUEST_SECONDS + 0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 128 + signal.SIGTERM
+    assert process.stdout.read() == f"at once {signal.SIGTERM:d}\n"
+
+
+def test_a_file_is_a_request_from_when_it_is_to_be_watched(tmp_path):
+    (tmp_path / "STOP").touch()
+    with StopRequests() as stop:
+        time.sleep(1.2)
+        assert stop.asked == ""
+        stop.file = tmp_path / "STOP"
+        until(lambda: stop.asked)
+        assert stop.asked == f"found {tmp_path / 'STOP'}"
+
+
+class Workers:
+    """Watchdogs of several workers in this process; who leaves, with what, is written down."""
+
+    def __init__(self, status, count, stall=2):
+        self.left = {}
+        self.dogs = []
+        for rank in range(count):
+            self.dogs.append(
+                Watchdog(["a", "b", "c"][:count], stall, status, lambda *how, r=rank: self._leave(r, *how))
+            )
+        server, self.address = link.listen()
+        self.dogs[0].serve(server, self.address)
+        for rank in range(1, count):
+            self.dogs[rank].follow(link.connect(self.address, rank))
+
+    def _leave(self, rank, ending, first):
+        self.dogs[rank].broadcast(ending)
+        self.left[rank] = ending, first
+        for other in self.dogs[rank]._others.values():
+            other.link.close()
+        sys.exit()  # the thread, as otherwise the process
+
+    def close(self):
+        for rank, dog in enumerate(self.dogs):
+            if rank not in self.left:
+                dog.close()
+
+
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch):
+    monkeypatch.setattr(watchdog, "ACCOUNT_SECONDS", 0.5)
+    monkeypatch.setattr(watchdog, "FIRST_SECONDS", 0.5)
+
+
+def test_nobody_leaves_as_long_as_all_answer(status):
+    workers = Workers(status, 3)
+    time.sleep(3)
+    workers.close()
+    assert workers.left == {} and status.ended() is None
+
+
+@pytest.mark.parametrize("silent", [1, 0])
+def test_a_silent_worker_is_named_by_all_others(status, silent):
+    workers = Workers(status, 3)
+    until(lambda: len(workers.dogs[0]._others) == 2)
+    workers.dogs[silent]._listen = lambda: threading.Event().wait()  # as SIGSTOP does
+    until(lambda: len(workers.left) == 2)
+    for rank in {0, 1, 2} - {silent}:
+        ending, _ = workers.left[rank]
+        assert (ending.exit_code, ending.rank, ending.host) == (1, silent, "abc"[silent])
+        assert "has not answered for 2 s (faults.stall_seconds)" in ending.reason
+    assert all(ending == status.ended() for ending, _ in workers.left.values())
+    assert sum(first for _, first in workers.left.values()) == 1
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_worker_that_is_gone(status, told):
+    workers = Workers(status, 3)
+    until(lambda: 1 in workers.dogs[0]._others)
+    if told:
+        status.end(ENDING)  # by its witness
+    next(iter(workers.dogs[1]._others.values())).link.socket.shutdown(socket.SHUT_RDWR)
+    until(lambda: {0, 2} <= workers.left.keys())
+    ending, first = workers.left[0]
+    assert workers.left[2] == (ending, False)
+    if told:
+        assert ending == ENDING and not first
+    else:
+        assert "worker 1 on b is gone" in ending.reason and first
+    assert status.ended() == ending
+
+
+def test_a_report_ends_all(status):
+    workers = Workers(status, 3)
+    workers.dogs[2].report(ENDING)
+    until(lambda: len(workers.left) == 3)
+    assert workers.left == {0: (ENDING, True), 1: (ENDING, False), 2: (ENDING, False)}
+
+
+def test_a_farewell_is_not_a_loss(status):
+    workers = Workers(status, 3)
+    until(lambda: len(workers.dogs[0]._others) == 2)
+    workers.dogs[1].close()
+    time.sleep(1.2)
+    assert workers.left == {}
+    workers.dogs.pop(1)
+    workers.close()
+
+
+def test_a_worker_that_comes_again_is_watched_by_its_newer_connection(status):
+    workers = Workers(status, 2)
+    until(lambda: 1 in workers.dogs[0]._others)
+    old = workers.dogs[0]._others[1].link
+    again = link.connect(workers.address, 1)
+    until(lambda: workers.dogs[0]._others[1].link is not old)
+    until(lambda: 0 in workers.left or 1 in workers.left)  # the new connection is silent, the old one was closed
+    again.close()
+    workers.close()
+
+
+def test_strangers_are_not_taken_for_workers(status):
+    workers = Workers(status, 2)
+    address = workers.address
+    assert link.connect(Address(address.hosts, address.port, "a guess"), 1) is None
+    stranger = socket.create_connection(("127.0.0.1", address.port))
+    stranger.sendall(b"GET / HTTP/1.1\r\n\r\n[1]\n{}\n")
+    time.sleep(0.5)
+    assert workers.left == {} and list(workers.dogs[0]._others) == [1]
+    workers.close()
+
+
+def test_no_address_that_answers(status):
+    server, address = link.listen()
+    server.close()
+    assert link.connect(Address(("127.0.0.1", "::1"), address.port, address.token), 1) is None
+
+
+class Weights:
+    """As much of a backend as a comparison needs: all workers' fingerprints, seen from one."""
+
+    def __init__(self, *everyone, rank=0):
+        self._everyone = [dict(zip(("conv1.weight", "bn1.weight", "fc.bias"), one, strict=True)) for one in everyone]
+        self.rank, self.size = rank, len(everyone)
+
+    def fingerprint(self):
+        return self._everyone[self.rank]
+
+    def gather(self, value):
+        mine = self.fingerprint()
+        return [one if value is mine else hash(tuple(one.values())) for one in self._everyone]
+
+
+@pytest.mark.parametrize(
+    ("everyone", "rank", "message"),
+    [
+        ([(1, 2, 3), (1, 2, 4)], 1, "the weights of worker 1 are not those of worker 0 any more, first in fc.bias"),
+        ([(1, 2, 3), (1, 5, 4), (1, 5, 4)], 0, "the weights of worker 0 are not .*, first in bn1.weight"),
+        ([(1, 2, 3), (0, 2, 3), (1, 2, 3), (1, 2, 0)], 1, "the weights of workers 1, 3 are not .* conv1.weight"),
+    ],
+)
+def test_who_differs_and_where(everyone, rank, message):
+    for seen_from in range(len(everyone)):
+        with pytest.raises(OutOfStepError, match=f"after step 7, {message}") as raised:
+            require_same_weights(Weights(*everyone, rank=seen_from), 7)
+        assert raised.value.rank == rank and raised.value.exit_code == 5
+
+
+def test_equal_weights():
+    require_same_weights(Weights((1, 2, 3), (1, 2, 3)), 7)

@@ -1,0 +1,97 @@
+"""The same run on 1, 2, 3 and 4 workers, where every share is uneven: a batch that grows from 7 to 11 micro-batches."""
+
+import json
+
+import horovod.torch as hvd
+import pytest
+from conftest import make_image_folder, on_workers
+from runs import closest, metrics, train, weights
+
+from hvd_imagenet.torch.norm import StepStatistics
+
+STEPS, WORKERS = 40, (1, 2, 3, 4)
+# 7 micro-batches of 16 for the first epoch of 2,240 images, 20 steps of 112; then 11. 20 * 112 + 20 * 176 = 5,760.
+RECIPE = """
+model: {name: resnet8, classes: 2}
+data: {image_size: 8}
+batch: {global_size: {0: 112, 1: 176}, micro_size: 16}
+lr: {reference: 0.05, reference_batch: 64, warmup: {kind: gradual, epochs: 0.5}, schedule: {milestones: [2]}}
+optimizer: {momentum: 0.9, nesterov: true}
+epochs: 2.5714
+seed: 3
+precision: float64
+log: {every_steps: 1}
+evaluate: {every_epochs: 1}
+"""
+
+
+@pytest.fixture
+def growing(tmp_path):
+    (tmp_path / "growing.yaml").write_text(RECIPE)
+    return str(tmp_path / "growing.yaml")
+
+
+@pytest.fixture(scope="session")
+def many_images(session_folder):
+    folder = session_folder / "many"
+    return folder if folder.exists() else make_image_folder(folder, 2240, 31, size=(10, 9))
+
+
+@pytest.fixture
+def runs(shared, many_images, session_folder):
+    """The folders of a run on each number of workers, made where they are not there."""
+    for workers in WORKERS:
+        if not (shared / f"growing-{workers}").exists():
+            on_workers(workers, f"{__file__}::test_a_growing_run[{workers}]", session_folder)
+    return shared
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_growing_run(workers, growing, many_images, shared):
+    assert train(growing, many_images, shared / f"growing-{workers}") == 0
+
+
+def test_the_steps_are_those_worked_out_by_hand(runs):
+    for workers in WORKERS:
+        steps = metrics(runs / f"growing-{workers}", "step")
+        assert [event["global_batch"] for event in steps] == [112] * 20 + [176] * 20
+        assert json.loads((runs / f"growing-{workers}" / "result.json").read_text())["workers"] == workers
+
+
+@pytest.mark.parametrize("many", WORKERS[1:])
+def test_losses_weights_and_running_statistics_agree(many, runs):
+    one, other = runs / "growing-1", runs / f"growing-{many}"
+    for kind in ("step", "eval"):
+        losses = [[event["loss"] for event in metrics(run, kind)] for run in (one, other)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-9)
+        assert len(losses[0]) == {"step": STEPS, "eval": 3}[kind]
+    ones, others = weights(one, STEPS), weights(other, STEPS)
+    assert sum("running" in name for name in ones["model"]) == 18
+    for kind in ones:
+        for name in ones[kind]:
+            assert closest({name: ones[kind][name]}, {name: others[kind][name]}) < 1e-9, name
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_averaging_the_workers_own_running_statistics_would_not_do(workers, growing, many_images, runs, monkeypatch):
+    """Running statistics of each worker's own micro-batches, averaged before evaluation: far from 1e-9."""
+    adding, using = StepStatistics.add, StepStatistics.use_running
+    added = []
+
+    def update(self, _, micro_batches):
+        self.running += self._momentum * (self.sums / len(added) - self.running)
+        added.clear()
+
+    def average(self):
+        self.running.copy_(hvd.allreduce(self.running, op=hvd.Average))
+        using(self)
+
+    monkeypatch.setattr(StepStatistics, "add", lambda self: (adding(self), added.append(1)))
+    monkeypatch.setattr(StepStatistics, "update", update)
+    monkeypatch.setattr(StepStatistics, "use_running", average)
+    run = runs / "averaged"
+    assert train(growing, many_images, run, "--faults.fingerprint_every_steps", "null") == 0
+    losses = [[event["loss"] for event in metrics(runs / name, "eval")] for name in ("growing-2", "averaged")]
+    assert max(abs(one - other) / one for one, other in zip(*losses, strict=True)) > 1e-5
+    steps = [[event["loss"] for event in metrics(runs / name, "step")] for name in ("growing-2", "averaged")]
+    assert steps[1] == pytest.approx(steps[0], rel=1e-9)  # training itself does not see them

@@ -1,0 +1,67 @@
+"""Twenty kills in one chain of resumes, and not one bit of difference."""
+
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+from jobs import Job, mpi, steps_saved
+from runs import metrics, weights
+
+KILLS, STEPS = 20, 1500
+ARGUMENTS = ["--precision", "float32", "--epochs", STEPS * 20 / 50, "--checkpoint.every_steps", 3]
+ARGUMENTS += ["--checkpoint.every_epochs", "null", "--evaluate.every_epochs", 100]
+
+
+@pytest.mark.long
+def test_a_chain_of_kills_changes_no_bit(recipe, image_folder, tmp_path):
+    arguments = ["--config", recipe, "--data.path", image_folder, *ARGUMENTS]
+    assert Job(mpi(2), tmp_path / "whole", *arguments).end() == 0
+    run, dice = tmp_path / "killed", random.Random(0)
+    after_a_checkpoint = inside_a_save = 0
+    for kill in range(KILLS):
+        inside = kill % 3 == 2 and inside_a_save < 6
+        before = newest(run)
+        job = Job(mpi(2), run, *arguments, "--resume", "auto").until(lambda job: job.workers())
+        if inside:
+            job.until(caught_saving)
+        else:
+            job.until(lambda job, before=before: newest(job.run) > before or dice.random() < 0.0005)
+            time.sleep(dice.uniform(0, 0.08))
+        job.kill()
+        inside_a_save += bool(partial(run))
+        after_a_checkpoint += newest(run) > before
+    assert Job(mpi(2), run, *arguments, "--resume", "auto").end() == 0
+
+    print(f"{KILLS} kills, {after_a_checkpoint} after a new checkpoint, {inside_a_save} inside a save")
+    assert after_a_checkpoint >= 10 and inside_a_save >= 3
+    whole, killed = weights(tmp_path / "whole", STEPS), weights(run, STEPS)
+    for kind in whole:
+        assert whole[kind].keys() == killed[kind].keys()
+        assert all(np.array_equal(whole[kind][name], killed[kind][name]) for name in whole[kind])
+    steps = [
+        [(event["step"], event["loss"]) for event in metrics(tmp_path / name, "step")] for name in ("whole", "killed")
+    ]
+    assert len(steps[0]) == STEPS and steps[0] == steps[1]
+    assert len(metrics(run, "restart")) >= KILLS // 2
+
+
+def caught_saving(job):
+    """Stops worker 0 if it is in the middle of a save, which takes some milliseconds."""
+    if not partial(job.run):
+        return False
+    job.signal(0, signal.SIGSTOP)
+    time.sleep(0.05)
+    if partial(job.run):
+        return True
+    job.signal(0, signal.SIGCONT)
+    return False
+
+
+def partial(run):
+    return list(run.glob("checkpoints/*.partial"))
+
+
+def newest(run):
+    return steps_saved(run)[-1] if steps_saved(run) else 0
