@@ -26,8 +26,9 @@ if nvidia-smi -L >/dev/null 2>&1 && [ "$(nvidia-smi -L | wc -l)" -lt 2 ]; then
     export CUDA_VISIBLE_DEVICES=
 fi
 
+# job.sh: Ctrl-C saves and ends; run horovodrun again with --resume --run runs/quickstart to go on.
 # TF_CPP_MIN_LOG_LEVEL: horovodrun looks at every framework, and TensorFlow talks. lo: all workers are here.
-TF_CPP_MIN_LOG_LEVEL=3 horovodrun -np 2 --gloo --network-interface lo \
+TF_CPP_MIN_LOG_LEVEL=3 bash launch/job.sh horovodrun -np 2 --gloo --network-interface lo \
     hvd-imagenet train --config fashion_mnist --data.path data/fashion-mnist --run runs/quickstart
 
 python - <<'END'

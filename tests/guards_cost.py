@@ -30,7 +30,7 @@ from hvd_imagenet.torch.backend import Backend
 
 # Name, image size, classes, samples of a micro-batch (of which a step has two), steps of a block, pairs of blocks.
 CASES = [("resnet8", 28, 10, 32, 60, 24), ("resnet50", 224, 1000, 4, 2, 24)]
-CALLS, IDLE_SECONDS = 1000, 5
+STEPS, IDLE_SECONDS = 20, 10
 SETTLE_SECONDS = 1.5  # for the witness to start
 
 
@@ -60,7 +60,7 @@ def measure(name: str, size: int, classes: int, micro: int, steps: int, pairs: i
             for guarded in dice.sample([True, False], 2):
                 run = RunDirectory(Path(folder) / f"{pair}-{guarded}")
                 seconds[guarded].append(block(backend, config, plan, batches, steps, run if guarded else None))
-        calls, beside = alone(backend, config, Path(folder) / "alone")
+        calls, beside = alone(backend, config, plan, batches, Path(folder) / "alone")
     comparing = []
     for _ in range(20):
         start = time.perf_counter()
@@ -111,21 +111,23 @@ def look(backend) -> None:
             raise RuntimeError("nothing should have happened")
 
 
-def alone(backend, config: Config, folder: Path) -> tuple[float, float]:
+def alone(backend, config: Config, plan: StepPlan, batches, folder: Path) -> tuple[float, float]:
     """The guards by themselves: seconds that a step waits for them, and CPU seconds per second beside the steps."""
     with StopRequests() as stop, Job(backend, RunDirectory(folder), config.faults, stop) as job:
         if backend.rank == 0:
             job.claim("no")
         job.begin()
         time.sleep(SETTLE_SECONDS)
-        start = time.perf_counter()
-        for _ in range(CALLS):
+        calls = []
+        for _ in range(STEPS):
+            backend.train_step(plan, batches)
+            start = time.perf_counter()
             asked(stop)
             look(backend)
-        calls = (time.perf_counter() - start) / CALLS
+            calls.append(time.perf_counter() - start)
         start = cpu_of_guards()
         time.sleep(IDLE_SECONDS)
-        return calls, (cpu_of_guards() - start) / IDLE_SECONDS
+        return median(calls), (cpu_of_guards() - start) / IDLE_SECONDS
 
 
 def cpu_of_guards() -> float:
