@@ -307,6 +307,14 @@ def test_a_farewell_is_not_a_loss(status):
     workers.close()
 
 
+def test_closing_meets_the_thread_at_any_moment(status):
+    for _ in range(30):
+        workers = Workers(status, 2)
+        until(lambda workers=workers: 1 in workers.dogs[0]._others)
+        workers.close()
+        assert workers.left == {}
+
+
 def test_a_worker_that_comes_again_is_watched_by_its_newer_connection(status):
     workers = Workers(status, 2)
     until(lambda: 1 in workers.dogs[0]._others)

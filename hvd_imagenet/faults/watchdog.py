@@ -85,6 +85,8 @@ class Watchdog:
         self._closing = True
         self._waking.send(b".")
         self._thread.join()
+        for end in (self._waking, self._woken):
+            end.close()
 
     def _run(self) -> None:
         while not self._closing:
@@ -100,8 +102,8 @@ class Watchdog:
         for other in self._others.values():
             other.link.close()
         self._selector.close()
-        for end in filter(None, (self._server, self._waking, self._woken)):
-            end.close()
+        if self._server:
+            self._server.close()
 
     def _listen(self) -> None:
         """Take what the others send, for one beat, or until there is something to look at or to say."""
