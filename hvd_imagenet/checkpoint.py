@@ -61,7 +61,9 @@ def save(folder: Path, state: State, progress: Progress, settings: dict[str, Any
         partial.mkdir(parents=True)
         files = {MODEL: safetensors.numpy.save(state.model), OPTIMIZER: safetensors.numpy.save(state.momentum)}
         checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        files[STATE] = _sealed({"format": FORMAT, **_fields(progress), "config": settings, "checksums": checksums})
+        files[STATE] = _sealed(
+            {"format": FORMAT, **dataclasses.asdict(progress), "config": settings, "checksums": checksums}
+        )
         for name, data in files.items():
             write_flushed(partial / name, data)
         flush_folder(partial)
@@ -86,7 +88,7 @@ def note(folder: Path, progress: Progress) -> None:
     path = path_of(folder, progress.step) / STATE
     if path.exists():
         try:
-            write_whole(path, _sealed({**json.loads(path.read_text()), **_fields(progress)}))
+            write_whole(path, _sealed({**json.loads(path.read_text()), **dataclasses.asdict(progress)}))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be brought up to date ({error})") from None
 
@@ -181,10 +183,6 @@ def _read(path: Path) -> tuple[State, Progress, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: unreadable ({error!r})") from None
     return State(arrays[MODEL], arrays[OPTIMIZER]), progress, settings
-
-
-def _fields(progress: Progress) -> dict[str, Any]:
-    return dataclasses.asdict(progress)
 
 
 def _sealed(description: dict[str, Any]) -> bytes:

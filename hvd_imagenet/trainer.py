@@ -160,9 +160,10 @@ class Trainer:
         progress.samples_seen = plan.samples_seen + plan.global_batch
         ended = progress.samples_seen >= self._policy.total_samples
         logs = ended or progress.step % config.log.every_steps == 0
-        compares = not self._compared or self._every(config.faults.fingerprint_every_steps)
         saves = ended or self._every(config.checkpoint.every_steps) or self._due(config.checkpoint.every_epochs, plan)
         progress.evaluation_due = ended or self._due(config.evaluate.every_epochs, plan)
+        every = config.faults.fingerprint_every_steps
+        compares = every and (not self._compared or self._every(every) or saves or progress.evaluation_due)
 
         pauses = logs or compares or saves or progress.evaluation_due
         taken = self._backend.take_totals(wait=pauses)
@@ -175,7 +176,7 @@ class Trainer:
         with self._stopwatch.paused():
             if logs:
                 self._log(*taken[-1])
-            if config.faults.fingerprint_every_steps and (compares or saves or progress.evaluation_due):
+            if compares:
                 require_same_weights(self._backend, progress.step)
                 self._compared = True
             if stop:

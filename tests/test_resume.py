@@ -12,6 +12,7 @@ from test_checkpoint import flip
 from hvd_imagenet import checkpoint, cli
 from hvd_imagenet.errors import CheckpointError
 from hvd_imagenet.metrics.appended import AppendedFile
+from hvd_imagenet.torch.backend import Backend
 
 LONG = ["--epochs", "40", "--evaluate.every_epochs", "20", "--checkpoint.every_epochs", "null"]  # 100 steps
 
@@ -49,6 +50,23 @@ def test_auto_starts_goes_on_and_ends(recipe, image_folder, tmp_path):
         wall_seconds.append(json.loads((run / "result.json").read_text())["wall_seconds"])
     assert wall_seconds[1] > wall_seconds[0]
     assert len(metrics(run, "eval")) == 2
+
+
+@pytest.mark.parametrize(("every", "waits"), [("null", [3, 5, 8]), ("4", [1, 3, 4, 5, 8])])
+def test_the_device_is_waited_for_only_where_something_is_due(
+    recipe, image_folder, tmp_path, monkeypatch, every, waits
+):
+    take, waited = Backend.take_totals, []
+
+    def watched(self, wait):
+        taken = take(self, wait)
+        waited.extend(of.step + 1 for of, _ in taken if wait)
+        return taken
+
+    monkeypatch.setattr(Backend, "take_totals", watched)
+    options = ["--log.every_steps", "1000", "--faults.fingerprint_every_steps", every]
+    assert train(recipe, image_folder, tmp_path / "run", *options) == 0
+    assert waited == waits  # epochs end in steps 3, 5 and 8
 
 
 @pytest.fixture
