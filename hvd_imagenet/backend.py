@@ -69,6 +69,24 @@ class State:
     momentum: dict[str, np.ndarray]
 
 
+class Pulse(NamedTuple):
+    """How far a worker has got in its job. One with fewer meetings than another keeps that one waiting.
+
+    Attributes:
+        meetings: exchanges with all other workers that it has come to.
+        batches: that it has begun to work on.
+    """
+
+    meetings: int = 0
+    batches: int = 0
+
+    def met(self) -> Pulse:
+        return self._replace(meetings=self.meetings + 1)
+
+    def worked(self) -> Pulse:
+        return self._replace(batches=self.batches + 1)
+
+
 class Backend(Protocol):
     """One framework with Horovod under it; the same for all.
 
@@ -76,6 +94,7 @@ class Backend(Protocol):
         rank, size: of this worker among all; local_rank, local_size: among those of this host.
         device_id: the GPU of this worker; None: the CPU.
         cores: how many threads this worker may keep busy.
+        pulse: how far this worker has got; may be read from any thread.
     """
 
     rank: int
@@ -84,6 +103,7 @@ class Backend(Protocol):
     local_size: int
     device_id: int | None
     cores: int
+    pulse: Pulse
 
     def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch], stop: bool = False) -> None:
         """Take one step from this worker's micro-batches of it; returns without waiting for the device.

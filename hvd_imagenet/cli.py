@@ -73,11 +73,10 @@ def train(arguments: list[str]) -> None:
     from hvd_imagenet import settings
 
     parser = settings.parser("train", "Train a network; start it under horovodrun or mpirun to use many workers.")
-    parser.add_argument("--run", metavar="FOLDER", type=_named, help="the run's folder (default: runs/MODEL-DATE-TIME)")
+    parser.add_argument("--run", metavar="FOLDER", help="the run's folder (default: runs/MODEL-DATE-TIME)")
     parser.add_argument(
         "--resume",
         metavar="auto",
-        type=_resume,
         nargs="?",
         const="always",
         help="go on from the newest checkpoint in --run, with the settings of that run where no --config is given; "
@@ -87,6 +86,9 @@ def train(arguments: list[str]) -> None:
     if "--resume" in options_given and "--config" not in options_given:
         arguments = _with_settings_of_run(arguments)
     config, options = settings.parse(parser, arguments)
+    _require_name(options.run)
+    if options.resume not in (None, "auto", "always"):
+        raise SettingsError(f"--resume: {options.resume}; give auto, or nothing")
     if options.resume and not options.run:
         raise SettingsError("--resume: needs --run, the folder of the run to go on with")
 
@@ -105,8 +107,9 @@ def evaluate(arguments: list[str]) -> None:
     from hvd_imagenet import settings
 
     parser = settings.parser("evaluate", "Evaluate a run's newest checkpoint on the whole validation set.")
-    parser.add_argument("--run", metavar="FOLDER", type=_named, help="the run's folder (needed)")
+    parser.add_argument("--run", metavar="FOLDER", help="the run's folder (needed)")
     config, options = settings.parse(parser, _with_settings_of_run(arguments))
+    _require_name(options.run)
     if options.run is None:
         raise SettingsError("--run: missing; give the folder of a run")
     if not (Path(options.run) / "config.yaml").exists():
@@ -115,10 +118,10 @@ def evaluate(arguments: list[str]) -> None:
     from hvd_imagenet import evaluation
     from hvd_imagenet.run_directory import RunDirectory
 
-    totals = evaluation.evaluate(config, RunDirectory(Path(options.run)))
+    step, totals = evaluation.evaluate(config, RunDirectory(Path(options.run)))
     if _is_first_worker():
         accuracies = "  ".join(f"{name} {value:.2%}" for name, value in totals.accuracies().items())
-        print(f"loss {totals.loss:.4f}  {accuracies}  of {totals.count:,} images")
+        print(f"step {step}  loss {totals.loss:.4f}  {accuracies}  of {totals.count:,} images")
 
 
 def schedule(arguments: list[str]) -> None:
@@ -149,17 +152,10 @@ def data(arguments: list[str]) -> None:
     data_cli.main(arguments)
 
 
-def _named(text: str) -> str:
-    """A file or folder as an option's value; empty where a script's variable is unset."""
-    if not text:
+def _require_name(run: str | None) -> None:
+    """Refuse a folder without a name, as where a script's variable is unset."""
+    if run == "":
         raise SettingsError("--run: is empty; give the name of a folder")
-    return text
-
-
-def _resume(text: str) -> str:
-    if text not in ("auto", "always"):
-        raise SettingsError(f"--resume: {text}; give auto, or nothing")
-    return text
 
 
 def _say_last(error: RunError) -> None:

@@ -10,7 +10,8 @@ from hvd_imagenet.backend import Backend, Batch, Totals
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import Worker, evaluation_batches
 from hvd_imagenet.data.store import Store
-from hvd_imagenet.errors import CheckpointError
+from hvd_imagenet.errors import CheckpointError, StoppedError
+from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.stopping import StopRequests
 from hvd_imagenet.faults.together import together
 from hvd_imagenet.run_directory import RunDirectory
@@ -26,29 +27,41 @@ from hvd_imagenet.startup import (
 BATCH = 128
 
 
-def evaluate(config: Config, run: RunDirectory) -> Totals:
-    """Evaluate a run's newest usable checkpoint on the validation set."""
-    backend = backends.load(config.framework)(config)
-    with together(backend):
-        require_data(config)
-    val_set = open_everywhere(config, "val", backend)
-    with together(backend):
-        check_classes(config, val_set)
-        if backend.rank == 0 and not checkpoint.checkpoints(run.checkpoints):
-            raise CheckpointError(f"{run.checkpoints}: holds no checkpoint; the run has not got so far")
-    state, *_ = read_checkpoint(run, backend, going_on=False)
-    take_over(state, backend)
-    return evaluate_all(config, backend, val_set)
+def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
+    """Evaluate a run's newest usable checkpoint on the validation set.
+
+    Returns:
+        The checkpoint's step, and the totals.
+
+    Raises:
+        RunError: on all workers the same.
+    """
+    with StopRequests() as stop:
+        backend = backends.load(config.framework)(config)
+        with Job(backend, run, config.faults, stop):
+            with together(backend):
+                require_data(config)
+            val_set = open_everywhere(config, "val", backend)
+            with together(backend):
+                check_classes(config, val_set)
+                if backend.rank == 0 and not checkpoint.checkpoints(run.checkpoints):
+                    raise CheckpointError(f"{run.checkpoints}: holds no checkpoint; the run has not got so far")
+            state, progress, _ = read_checkpoint(run, backend, going_on=False)
+            take_over(state, backend)
+            totals = evaluate_all(config, backend, val_set, stop)
+            if totals is None:
+                raise StoppedError("stopped, as asked; an evaluation keeps nothing: run it again")
+            return progress.step, totals
 
 
-def evaluate_all(config: Config, backend: Backend, val_set: Store, stop: StopRequests | None = None) -> Totals | None:
+def evaluate_all(config: Config, backend: Backend, val_set: Store, stop: StopRequests) -> Totals | None:
     """Totals over the validation set; None if a worker was asked to stop on the way."""
     worker = Worker(backend.rank, backend.size)
     batches = evaluation_batches(val_set, BATCH, worker, decoding(config, backend))
-    totals = backend.evaluate(_until_stopped(batches, stop) if stop else batches)
+    totals = backend.evaluate(_until_stopped(batches, stop))
     if totals.count == len(val_set):
         return totals
-    if stop is None or not any(backend.gather(stop.asked)):
+    if not any(backend.gather(stop.asked)):
         raise RuntimeError(f"evaluated {totals.count} images of {len(val_set)}")
     return None
 

@@ -3,49 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hvd_imagenet import checkpoint
-from hvd_imagenet.backend import Backend
 from hvd_imagenet.checkpoint import Progress
-from hvd_imagenet.config import CheckpointSettings
 from hvd_imagenet.errors import CheckpointError, DivergedError
 from hvd_imagenet.faults.divergence import REMEDY
-from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.together import together
 from hvd_imagenet.metrics.journal import NoJournal
+from hvd_imagenet.startup import Start
 
 
 class Saver:
     """The checkpoints of a run.
 
-    Args:
-        folder: where they are.
-        rules: how many are kept, and what is done if one cannot be written.
-        settings: of the run, written into each.
-        saved_step: the step of the checkpoint that the run goes on from; None: it begins.
+    Attributes:
+        saved_step: the step of the newest, if the run goes on from it or has written it; None: there is none.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        rules: CheckpointSettings,
-        settings: dict[str, Any],
-        backend: Backend,
-        job: Job,
-        journal: NoJournal,
-        saved_step: int | None,
-    ):
-        self._folder = folder
-        self._rules = rules
-        self._settings = settings
-        self._backend = backend
-        self._job = job
+    def __init__(self, start: Start, journal: NoJournal):
+        self._folder = start.run.checkpoints
+        self._rules = start.config.checkpoint
+        self._settings = start.settings
+        self._backend = start.backend
+        self._job = start.job
         self._journal = journal
-        self.saved_step = saved_step
+        self.saved_step = start.progress.step if start.resumed else None
 
     def save(self, progress: Progress, must: bool) -> None:
         """Save the run as it is. A checkpoint that is still to be evaluated replaces no older one until it is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hvd_imagenet.config import Config
 from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.store import Store, open_store
 from hvd_imagenet.errors import CheckpointError, DataError, SettingsError
+from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.together import together
 from hvd_imagenet.policy import LargeBatchPolicy
 from hvd_imagenet.run_directory import RunDirectory
@@ -21,6 +23,59 @@ from hvd_imagenet.run_directory import RunDirectory
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
 WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
 WALK += ("data.mean", "data.std")
+
+
+@dataclass
+class Start:
+    """A run with all checks made: its data open, its folder claimed, the backend in the state to start from.
+
+    Attributes:
+        config: the settings, resolved; settings: as checkpoints keep them.
+        progress: where the run is.
+        resumed: the run has been begun by an earlier job.
+    """
+
+    config: Config
+    settings: dict[str, Any]
+    run: RunDirectory
+    backend: Backend
+    job: Job
+    policy: LargeBatchPolicy
+    train_set: Store
+    val_set: Store
+    progress: Progress
+    resumed: bool
+
+
+def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, job: Job) -> Start:
+    """Make all checks, in the order in which they need each other, and begin the job.
+
+    Args:
+        resume: no: begin a run; always: go on with the one in the folder; auto: go on if there is one.
+
+    Raises:
+        RunError: on all workers the same.
+    """
+    require_same_settings(config, backend)
+    with together(backend):
+        require_data(config)
+    train_set, val_set = (open_everywhere(config, split, backend) for split in ("train", "val"))
+    policy = config.policy(len(train_set))
+    with together(backend):
+        check_fit(config, policy, train_set, backend.size)
+        resumed = job.claim(resume) if backend.rank == 0 else None
+    resumed = backend.gather(resumed)[0]
+    config = resolved(config, train_set)
+    settings = settings_of(config, train_set)
+    state, progress, saved = read_checkpoint(run, backend, going_on=True) if resumed else (None, Progress(), None)
+    with together(backend):
+        check_same_walk(settings, saved, policy, progress)
+    take_over(state, backend)
+    with together(backend):
+        if backend.rank == 0:
+            run.write_config(config)
+    job.begin()
+    return Start(config, settings, run, backend, job, policy, train_set, val_set, progress, resumed)
 
 
 def require_same_settings(config: Config, backend: Backend) -> None:

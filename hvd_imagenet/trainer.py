@@ -7,11 +7,9 @@ import time
 from typing import Any, NoReturn
 
 from hvd_imagenet import backend as backends
-from hvd_imagenet.backend import Backend, Totals
-from hvd_imagenet.checkpoint import Progress
+from hvd_imagenet.backend import Totals
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import TrainLoader, Worker
-from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import CheckpointError, DivergedError, RunError, StoppedError
 from hvd_imagenet.evaluation import evaluate_all
 from hvd_imagenet.faults.divergence import REMEDY, diverged
@@ -22,22 +20,11 @@ from hvd_imagenet.faults.together import together
 from hvd_imagenet.metrics import lines, result
 from hvd_imagenet.metrics.journal import Journal, NoJournal
 from hvd_imagenet.metrics.stopwatch import Stopwatch
-from hvd_imagenet.policy import LargeBatchPolicy, StepPlan
+from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.policy.clock import periods
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.saver import Saver
-from hvd_imagenet.startup import (
-    check_fit,
-    check_same_walk,
-    decoding,
-    open_everywhere,
-    read_checkpoint,
-    require_data,
-    require_same_settings,
-    resolved,
-    settings_of,
-    take_over,
-)
+from hvd_imagenet.startup import Start, decoding, prepare
 from hvd_imagenet.stream import SampleStream
 
 
@@ -56,67 +43,23 @@ def train(config: Config, run: RunDirectory, resume: str) -> None:
     with StopRequests() as stop:
         backend = backends.load(config.framework)(config)
         with Job(backend, run, config.faults, stop) as job:
-            prepared(config, run, resume, backend, job).run()
-
-
-def prepared(config: Config, run: RunDirectory, resume: str, backend: Backend, job: Job) -> Trainer:
-    """A run with all checks made, its data open, its folder claimed, and the backend in the state to start from."""
-    require_same_settings(config, backend)
-    with together(backend):
-        require_data(config)
-    train_set, val_set = (open_everywhere(config, split, backend) for split in ("train", "val"))
-    policy = config.policy(len(train_set))
-    with together(backend):
-        check_fit(config, policy, train_set, backend.size)
-        goes_on = job.claim(resume) if backend.rank == 0 else None
-    goes_on = backend.gather(goes_on)[0]
-    config = resolved(config, train_set)
-    state, progress, saved = read_checkpoint(run, backend, going_on=True) if goes_on else (None, Progress(), None)
-    with together(backend):
-        check_same_walk(settings_of(config, train_set), saved, policy, progress)
-    take_over(state, backend)
-    with together(backend):
-        if backend.rank == 0:
-            run.write_config(config)
-    job.begin()
-    return Trainer(config, run, backend, job, policy, train_set, val_set, progress, goes_on)
+            Trainer(prepare(config, run, resume, backend, job)).run()
 
 
 class Trainer:
-    """One run, from where it is to its end.
+    """One run, from where it is to its end."""
 
-    Args:
-        resumed: the run has been begun by an earlier job.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        run: RunDirectory,
-        backend: Backend,
-        job: Job,
-        policy: LargeBatchPolicy,
-        train_set: Store,
-        val_set: Store,
-        progress: Progress,
-        resumed: bool,
-    ):
-        self._config = config
-        self._run = run
-        self._backend = backend
-        self._job = job
-        self._policy = policy
-        self._train_set = train_set
-        self._val_set = val_set
-        self._progress = progress
-        self._resumed = resumed
+    def __init__(self, start: Start):
+        self._start = start
+        self._config, self._policy, self._progress = start.config, start.policy, start.progress
+        self._run, self._backend, self._job = start.run, start.backend, start.job
         self._compared = False
 
     def run(self) -> None:
         """Take the steps that are left, and write the result."""
         config, progress = self._config, self._progress
         loader = TrainLoader(
-            self._train_set,
+            self._start.train_set,
             self._policy,
             config.seed,
             config.data.augment,
@@ -125,15 +68,7 @@ class Trainer:
             from_=progress.samples_seen,
         )
         self._journal = self._open_journal()
-        self._saver = Saver(
-            self._run.checkpoints,
-            config.checkpoint,
-            settings_of(config, self._train_set),
-            self._backend,
-            self._job,
-            self._journal,
-            progress.step if self._resumed else None,
-        )
+        self._saver = Saver(self._start, self._journal)
         self._wall_start = time.monotonic() - progress.wall_seconds
         self._stopwatch = Stopwatch(progress.train_seconds, progress.samples_seen)
         try:
@@ -202,7 +137,7 @@ class Trainer:
     def _require_finite(self, plan: StepPlan, loss_sum: float) -> None:
         if not math.isfinite(loss_sum):
             stream = SampleStream(self._config.seed, self._policy.dataset_size)
-            raise diverged(self._backend, plan, stream, self._train_set)
+            raise diverged(self._backend, plan, stream, self._start.train_set)
 
     def _log(self, plan: StepPlan, totals: Totals) -> None:
         progress = self._progress
@@ -221,7 +156,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         progress = self._progress
-        totals = evaluate_all(self._config, self._backend, self._val_set, self._job.stop)
+        totals = evaluate_all(self._config, self._backend, self._start.val_set, self._job.stop)
         if totals is None:
             self._stop()
         if not math.isfinite(totals.loss_sum):
@@ -269,10 +204,10 @@ class Trainer:
         policy, step, size = self._policy, self._progress.step, self._backend.size
         self._journal.say(
             f"{self._config.model.name} in {self._config.framework} on {size} worker{'s' if size > 1 else ''}, "
-            f"{len(self._train_set):,} images, {policy.total_steps:,} steps{f' from {step:,}' if step else ''}, "
+            f"{len(self._start.train_set):,} images, {policy.total_steps:,} steps{f' from {step:,}' if step else ''}, "
             f"into {self._run.path}"
         )
-        if self._resumed and self._progress.samples_seen < policy.total_samples:
+        if self._start.resumed and self._progress.samples_seen < policy.total_samples:
             moment = {"step": step, "samples_seen": self._progress.samples_seen, "workers": size}
             self._journal.restart({**moment, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 

@@ -26,6 +26,12 @@ value() {
 
 # A function, so that the script is read whole before it begins: it may be replaced while a job runs.
 main() {
+    case ${1:-} in
+    -h | --help)
+        sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
+        exit
+        ;;
+    esac
     run=
     arguments=("$@")
     for ((i = 0; i < $#; i++)); do
@@ -35,7 +41,7 @@ main() {
         esac
     done
     if [ -z "$run" ]; then
-        echo "job.sh: --run is missing; give the launcher and all of its command, with --run FOLDER" >&2
+        echo "job.sh: --run is missing; give the launcher and all of its command, with --run FOLDER; --help says more" >&2
         exit 2
     fi
 

@@ -110,6 +110,14 @@ def steps_saved(run):
     return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*[0-9]"))
 
 
+def until(condition, seconds=10):
+    """Wait for a condition."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
 def gone(pids):
     """Whether none of the processes is alive any more; those of a launcher that has just ended get a moment."""
     alive = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]

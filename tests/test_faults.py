@@ -1,4 +1,4 @@
-"""The parts that faults are met with, one by one: status, lock, requests to stop, links, watchdog, fingerprints."""
+"""The parts that faults are met with, one by one: status, lock, requests to stop, fingerprints."""
 
 import errno
 import fcntl
@@ -12,17 +12,14 @@ import threading
 import time
 
 import pytest
+from jobs import until
 
 from hvd_imagenet.errors import DataError, OutOfStepError, SettingsError, StoppedError
-from hvd_imagenet.faults import link, lock, stopping, watchdog
+from hvd_imagenet.faults import lock, stopping
 from hvd_imagenet.faults.fingerprints import require_same_weights
-from hvd_imagenet.faults.link import Address
 from hvd_imagenet.faults.lock import RunLock
 from hvd_imagenet.faults.status import Ending, Status, ending_of
 from hvd_imagenet.faults.stopping import StopRequests
-from hvd_imagenet.faults.watchdog import Watchdog
-
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # threads that exit
 
 WORKERS = [{"rank": 0, "host": "a", "pid": 5}]
 ENDING = Ending(1, "worker 1 on b was ended by SIGKILL", 1, "b")
@@ -167,13 +164,6 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         RunLock(tmp_path / "file" / "lock").acquire(pytest.fail)
 
 
-def until(condition, seconds=10):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_is_a_request_and_the_same_again_at_once_is_not_a_second(number):
     before = signal.getsignal(number)
@@ -216,131 +206,6 @@ def test_a_file_is_a_request_from_when_it_is_to_be_watched(tmp_path):
         stop.file = tmp_path / "STOP"
         until(lambda: stop.asked)
         assert stop.asked == f"found {tmp_path / 'STOP'}"
-
-
-class Workers:
-    """Watchdogs of several workers in this process; who leaves, with what, is written down."""
-
-    def __init__(self, status, count, stall=2):
-        self.left = {}
-        self.dogs = []
-        for rank in range(count):
-            self.dogs.append(
-                Watchdog(["a", "b", "c"][:count], stall, status, lambda *how, r=rank: self._leave(r, *how))
-            )
-        server, self.address = link.listen()
-        self.dogs[0].serve(server, self.address)
-        for rank in range(1, count):
-            self.dogs[rank].follow(link.connect(self.address, rank))
-
-    def _leave(self, rank, ending, first):
-        self.dogs[rank].broadcast(ending)
-        self.left[rank] = ending, first
-        for other in self.dogs[rank]._others.values():
-            other.link.close()
-        sys.exit()  # the thread, as otherwise the process
-
-    def close(self):
-        for rank, dog in enumerate(self.dogs):
-            if rank not in self.left:
-                dog.close()
-
-
-@pytest.fixture(autouse=True)
-def short_times(monkeypatch):
-    monkeypatch.setattr(watchdog, "ACCOUNT_SECONDS", 0.5)
-    monkeypatch.setattr(watchdog, "FIRST_SECONDS", 0.5)
-
-
-def test_nobody_leaves_as_long_as_all_answer(status):
-    workers = Workers(status, 3)
-    time.sleep(3)
-    workers.close()
-    assert workers.left == {} and status.ended() is None
-
-
-@pytest.mark.parametrize("silent", [1, 0])
-def test_a_silent_worker_is_named_by_all_others(status, silent):
-    workers = Workers(status, 3)
-    until(lambda: len(workers.dogs[0]._others) == 2)
-    workers.dogs[silent]._listen = lambda: threading.Event().wait()  # as SIGSTOP does
-    until(lambda: len(workers.left) == 2)
-    for rank in {0, 1, 2} - {silent}:
-        ending, _ = workers.left[rank]
-        assert (ending.exit_code, ending.rank, ending.host) == (1, silent, "abc"[silent])
-        assert "has not answered for 2 s (faults.stall_seconds)" in ending.reason
-    assert all(ending == status.ended() for ending, _ in workers.left.values())
-    assert sum(first for _, first in workers.left.values()) == 1
-
-
-@pytest.mark.parametrize("told", [True, False])
-def test_a_worker_that_is_gone(status, told):
-    workers = Workers(status, 3)
-    until(lambda: 1 in workers.dogs[0]._others)
-    if told:
-        status.end(ENDING)  # by its witness
-    next(iter(workers.dogs[1]._others.values())).link.socket.shutdown(socket.SHUT_RDWR)
-    until(lambda: {0, 2} <= workers.left.keys())
-    ending, first = workers.left[0]
-    assert workers.left[2] == (ending, False)
-    if told:
-        assert ending == ENDING and not first
-    else:
-        assert "worker 1 on b is gone" in ending.reason and first
-    assert status.ended() == ending
-
-
-def test_a_report_ends_all(status):
-    workers = Workers(status, 3)
-    workers.dogs[2].report(ENDING)
-    until(lambda: len(workers.left) == 3)
-    assert workers.left == {0: (ENDING, True), 1: (ENDING, False), 2: (ENDING, False)}
-
-
-def test_a_farewell_is_not_a_loss(status):
-    workers = Workers(status, 3)
-    until(lambda: len(workers.dogs[0]._others) == 2)
-    workers.dogs[1].close()
-    time.sleep(1.2)
-    assert workers.left == {}
-    workers.dogs.pop(1)
-    workers.close()
-
-
-def test_closing_meets_the_thread_at_any_moment(status):
-    for _ in range(30):
-        workers = Workers(status, 2)
-        until(lambda workers=workers: 1 in workers.dogs[0]._others)
-        workers.close()
-        assert workers.left == {}
-
-
-def test_a_worker_that_comes_again_is_watched_by_its_newer_connection(status):
-    workers = Workers(status, 2)
-    until(lambda: 1 in workers.dogs[0]._others)
-    old = workers.dogs[0]._others[1].link
-    again = link.connect(workers.address, 1)
-    until(lambda: workers.dogs[0]._others[1].link is not old)
-    until(lambda: 0 in workers.left or 1 in workers.left)  # the new connection is silent, the old one was closed
-    again.close()
-    workers.close()
-
-
-def test_strangers_are_not_taken_for_workers(status):
-    workers = Workers(status, 2)
-    address = workers.address
-    assert link.connect(Address(address.hosts, address.port, "a guess"), 1) is None
-    stranger = socket.create_connection(("127.0.0.1", address.port))
-    stranger.sendall(b"GET / HTTP/1.1\r\n\r\n[1]\n{}\n")
-    time.sleep(0.5)
-    assert workers.left == {} and list(workers.dogs[0]._others) == [1]
-    workers.close()
-
-
-def test_no_address_that_answers(status):
-    server, address = link.listen()
-    server.close()
-    assert link.connect(Address(("127.0.0.1", "::1"), address.port, address.token), 1) is None
 
 
 class Weights:

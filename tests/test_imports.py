@@ -39,7 +39,7 @@ FLOORS = {
     "schedule": 5,
 }
 # Rooms of one house that may use each other although they are on one floor.
-NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation")}
+NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
 NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("data", "backend")}
 # On floor 1, what each place may import from outside.

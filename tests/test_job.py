@@ -75,6 +75,21 @@ def test_a_stopped_worker_ends_the_job_after_stall_seconds_and_is_named(begin, r
     assert gone(workers.values())
 
 
+def test_a_read_that_hangs_ends_the_job_after_stall_seconds(begin, session_folder, tmp_path):
+    """Every image becomes a pipe that nobody writes to: opening one blocks, as on a file server that is gone."""
+    images = make_image_folder(session_folder / "hanging", 50, 23)
+    job = begin(mpi(2), "--data.path", images, "--faults.stall_seconds", 3, script=JOB_SH)
+    workers = job.workers()
+    os.mkfifo(tmp_path / "pipe")
+    for path in images.glob("train/*/*.jpg"):
+        os.link(tmp_path / "pipe", tmp_path / "link")
+        os.replace(tmp_path / "link", path)
+    assert job.end(30) == 1
+    last = job.log().splitlines()[-1]
+    assert "exit status 1: " in last and " further for 4 s (faults.stall_seconds)" in last
+    assert gone(workers.values())
+
+
 def test_a_crash_is_named_by_its_signal(begin):
     job = begin(mpi(2))
     job.signal(0, signal.SIGSEGV)

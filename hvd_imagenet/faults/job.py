@@ -90,6 +90,8 @@ class Job:
         if self._backend.rank == 0:
             self._status.running(workers)
             self.stop.file = self._run.stop
+            if self._watchdog:
+                self._watchdog.expect_progress()
         self._backend.gather(None)  # nobody tells of an end before the account has begun
         self._witness = Witness(self._status, **me)
 
@@ -116,7 +118,9 @@ class Job:
 
     def _start_watchdog(self, stall_seconds: float) -> None:
         backend = self._backend
-        watchdog = self._watchdog = Watchdog(self._hosts, stall_seconds, self._status, self._leave)
+        watchdog = self._watchdog = Watchdog(
+            self._hosts, stall_seconds, self._status, lambda: backend.pulse, self._leave
+        )
         server, address = link.listen() if backend.rank == 0 else (None, None)
         address = backend.gather(address)[0]
         if server:

@@ -1,4 +1,4 @@
-"""Connections between workers beside Horovod's own: lines of JSON over TCP, an empty line for a heartbeat."""
+"""Connections between workers beside Horovod's own: lines of JSON over TCP."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Link:
         self.ended = False
         self._received = b""
 
-    def send(self, message: dict[str, Any] | None) -> None:
-        """Send a message, or with None a heartbeat; to a worker that does not read, nothing gets through."""
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message; to a worker that does not read, nothing gets through."""
         with suppress(OSError):
-            self.socket.sendall((json.dumps(message) if message else "").encode() + b"\n")
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]]:
-        """The messages that have arrived since the last call; heartbeats are left out."""
+        """The messages that have arrived since the last call."""
         try:
             data = self.socket.recv(65536)
         except BlockingIOError:
@@ -53,7 +53,7 @@ class Link:
         self.ended = not data
         *lines, self._received = (self._received + data).split(b"\n")
         messages = []
-        for line in filter(None, lines):
+        for line in lines:
             with suppress(ValueError):
                 messages.append(json.loads(line))
         return [message for message in messages if isinstance(message, dict)]

@@ -1,4 +1,4 @@
-"""Notices that a worker is gone, stopped or cut off, and ends all others with that reason."""
+"""Notices that a worker is gone, stopped, cut off or hangs, and ends all others with that reason."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from hvd_imagenet.backend import Pulse
 from hvd_imagenet.errors import LostContactError
 from hvd_imagenet.faults.link import Address, Link
+from hvd_imagenet.faults.standstill import Standstill
 from hvd_imagenet.faults.status import Ending, Status
 
 # Where the workers keep all cores busy, a thread that wakes up costs milliseconds of training: so it seldom does.
@@ -31,6 +33,7 @@ class _Watched:
     heard: bool = False
     silent: float = 0.0
     gone: float = 0.0
+    pulse: Pulse = Pulse()
 
 
 class Watchdog:
@@ -43,17 +46,25 @@ class Watchdog:
         hosts: of all workers.
         stall_seconds: how long a worker may be silent.
         status: of the job.
+        pulse: tells how far this worker has got.
         leave: ends this process; given the ending, and whether this worker was the first to tell of it.
     """
 
     def __init__(
-        self, hosts: list[str], stall_seconds: float, status: Status, leave: Callable[[Ending, bool], NoReturn]
+        self,
+        hosts: list[str],
+        stall_seconds: float,
+        status: Status,
+        pulse: Callable[[], Pulse],
+        leave: Callable[[Ending, bool], NoReturn],
     ):
         self._hosts = hosts
         self._stall = stall_seconds
         self._beat = min(BEAT_SECONDS, stall_seconds / 5)
         self._status = status
+        self._pulse = pulse
         self._leave = leave
+        self._standstill: Standstill | None = None
         self._selector = selectors.DefaultSelector()
         self._others: dict[int, _Watched] = {}
         self._closing = False
@@ -75,6 +86,11 @@ class Watchdog:
         self._watch(0, link)
         self._thread.start()
 
+    def expect_progress(self) -> None:
+        """From now on, a worker may hang no longer than it may be silent; for worker 0, which sees all pulses."""
+        # Two beats later, so that a worker which is silent, too, is named for that.
+        self._standstill = Standstill(self._hosts, self._stall + 2 * self._beat)
+
     def report(self, ending: Ending) -> None:
         """Tell all workers that this one cannot go on; they and it then end, from the watchdog's thread."""
         self._reported = ending
@@ -90,14 +106,18 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._closing:
-            for other in self._others.values():
-                other.link.send(None)
-            self._listen()
+            self._broadcast({"pulse": self._pulse()})
+            passed = self._listen()
             if self._reported is not None:
                 self._tell(self._reported)
                 self._reported = None
             for rank, other in list(self._others.items()):
                 self._look_at(rank, other)
+            if self._standstill:
+                pulses = {rank: other.pulse for rank, other in self._others.items()}
+                ending = self._standstill.look({0: self._pulse(), **pulses}, passed)
+                if ending:
+                    self._end(ending)
         self._broadcast({"farewell": True})
         for other in self._others.values():
             other.link.close()
@@ -105,8 +125,8 @@ class Watchdog:
         if self._server:
             self._server.close()
 
-    def _listen(self) -> None:
-        """Take what the others send, for one beat, or until there is something to look at or to say."""
+    def _listen(self) -> float:
+        """Take what the others send, for one beat, or until there is something to look at or to say; the seconds."""
         gone = any(other.link.ended for other in self._others.values())
         seconds = min(LOOK_SECONDS, self._beat) if gone else self._beat
         start = time.monotonic()
@@ -120,6 +140,7 @@ class Watchdog:
             other.silent = 0.0 if other.heard else other.silent + passed
             other.gone = other.gone + passed if other.link.ended else 0.0
             other.heard = False
+        return passed
 
     def _accept(self) -> None:
         with suppress(OSError):  # it may be gone again
@@ -153,6 +174,8 @@ class Watchdog:
                 return
             if "ending" in message:
                 self._end(Ending(**message["ending"]))
+            if "pulse" in message:
+                other.pulse = Pulse(*message["pulse"])
         if other.link.ended:
             self._selector.unregister(other.link.socket)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from hvd_imagenet.backend import (
     Batch,
+    Pulse,
     State,
     Totals,
     cores_per_worker,
@@ -63,6 +64,7 @@ class Backend:
 
     def __init__(self, config: Config):
         set_horovod_defaults(torch.cuda.is_available(), config.faults.stall_seconds)
+        self.pulse = Pulse()
         hvd.init()
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
@@ -105,6 +107,7 @@ class Backend:
             self._counts[-1] = 1
         losses = {}
         for number, batch in enumerate(micro_batches, first):
+            self.pulse = self.pulse.worked()
             loss = self._forward(batch, self._counts)
             losses[number] = loss.detach()
             self._statistics.add()
@@ -127,6 +130,7 @@ class Backend:
 
     def _start_step_vector(self) -> tuple[torch.Tensor, int]:
         """Start the one all-reduce of everything a step counts, to run beside the last backward."""
+        self.pulse = self.pulse.met()
         vector = torch.cat([self._statistics.sums, self._counts])
         return vector, hvd.allreduce_async_(vector, name="step_vector", op=hvd.Sum)
 
@@ -165,7 +169,9 @@ class Backend:
         self._model.eval()
         sums = torch.zeros(COUNTS, dtype=torch.float64, device=self._device)  # exact for any number of samples
         for batch in batches:
+            self.pulse = self.pulse.worked()
             self._forward(batch, sums)
+        self.pulse = self.pulse.met()
         return _totals(hvd.allreduce(sums, name="evaluation", op=hvd.Sum))
 
     def _named(self) -> dict[str, torch.Tensor]:
@@ -199,11 +205,13 @@ class Backend:
 
     @_in_contact()
     def broadcast(self) -> None:
+        self.pulse = self.pulse.met()
         state = hvd.broadcast_object(self.state() if self.rank == 0 else None, name="state")
         self.load_state(state)
 
     @_in_contact()
     def gather(self, value: Any) -> list[Any]:
+        self.pulse = self.pulse.met()
         return hvd.allgather_object(value, name="gather")
 
 
