@@ -22,6 +22,7 @@ from hvd_imagenet.errors import CheckpointError
 
 FORMAT = 2
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MISSING = FileNotFoundError, IsADirectoryError, NotADirectoryError  # other errors may pass
 UNFINISHED, UNUSABLE = ".partial", ".unusable"  # suffixes of folders that are not checkpoints
 
 
@@ -133,16 +134,16 @@ def load(folder: Path, skipped: Callable[[Path, CheckpointError], None]) -> tupl
     """The newest usable checkpoint in a folder: its state, where the run was, and the run's settings.
 
     Args:
-        skipped: called with each newer one that is not usable, and what is wrong with it.
+        skipped: called with each newer one that is damaged, and what is wrong with it.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or one cannot be read just now.
     """
     wrong = []
     for path in reversed(checkpoints(folder)):
         try:
             return _read(path)
-        except CheckpointError as error:
+        except _DamagedError as error:
             wrong.append(str(error))
             skipped(path, error)
     raise CheckpointError(
@@ -165,23 +166,32 @@ def set_aside(path: Path) -> None:
         raise CheckpointError(f"{path}: cannot be set aside ({error.strerror})") from None
 
 
+class _DamagedError(CheckpointError):
+    """A checkpoint is not what was saved: the one before is to be used."""
+
+
 def _read(path: Path) -> tuple[State, Progress, dict[str, Any]]:
     try:
         description = json.loads((path / STATE).read_text())
         if description["format"] != FORMAT:
-            raise CheckpointError(f"{path}: is of format {description['format']}, this version reads {FORMAT}")
+            raise _DamagedError(f"{path}: is of format {description['format']}, this version reads {FORMAT}")
         if description["checksum"] != _checksum(description):
-            raise CheckpointError(f"{path / STATE}: damaged, not what was saved")
+            raise _DamagedError(f"{path / STATE}: damaged, not what was saved")
         arrays = {}
         for name in (MODEL, OPTIMIZER):
             data = (path / name).read_bytes()
             if hashlib.sha256(data).hexdigest() != description["checksums"][name]:
-                raise CheckpointError(f"{path / name}: damaged, not what was saved")
+                raise _DamagedError(f"{path / name}: damaged, not what was saved")
             arrays[name] = safetensors.numpy.load(data)
         progress = Progress(**{name.name: description[name.name] for name in dataclasses.fields(Progress)})
         settings = dict(description["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: unreadable ({error!r})") from None
+    except (*MISSING, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise _DamagedError(f"{path}: unreadable ({error!r})") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); look after its file system and run again, or move it away to "
+            "go on from the one before"
+        ) from None
     return State(arrays[MODEL], arrays[OPTIMIZER]), progress, settings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from argparse import ArgumentParser
@@ -66,6 +67,10 @@ def main(arguments: list[str]) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # nobody's fault that is known: the traceback says more
+        host = socket.gethostname()
+        _tell(Ending(1, f"worker {_rank()} on {host}: {error!r}", _rank(), host))
+        raise
     return 0
 
 
@@ -166,12 +171,21 @@ def _say_last(error: RunError) -> None:
     if first or not error.settled:
         kind = "" if isinstance(error, StoppedError) else "error: "
         print(f"hvd-imagenet: {kind}{error}", file=sys.stderr, flush=True)
+    _tell(Ending(error.exit_code, str(error), error.rank))
+
+
+def _tell(ending: Ending) -> None:
+    """Tell the launch script, if one is there to hear it."""
     if JOB_STATUS in os.environ:
-        Status(Path(os.environ[JOB_STATUS])).end(Ending(error.exit_code, str(error), error.rank))
+        Status(Path(os.environ[JOB_STATUS])).end(ending)
+
+
+def _rank() -> int:
+    return int(next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), 0))
 
 
 def _is_first_worker() -> bool:
-    return next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0") == "0"
+    return _rank() == 0
 
 
 def _with_settings_of_run(arguments: list[str]) -> list[str]:

@@ -160,7 +160,9 @@ class FaultSettings:
     """When the workers are checked upon.
 
     Args:
-        stall_seconds: after how long a worker that does not answer, stopped or cut off, ends the job; null: never.
+        stall_seconds: after how long a worker that does not answer, stopped or cut off, ends the job, and after how
+            long one that answers but hangs, so that no worker gets any further: give more than the slowest save or
+            micro-batch takes; null: never.
         fingerprint_every_steps: steps between two comparisons of the workers' weights, which also comes after the
             first step, at every evaluation and at every checkpoint; null: never.
     """

@@ -38,7 +38,7 @@ def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
     """
     with StopRequests() as stop:
         backend = backends.load(config.framework)(config)
-        with Job(backend, run, config.faults, stop):
+        with Job(backend, run, config.faults, stop) as job:
             with together(backend):
                 require_data(config)
             val_set = open_everywhere(config, "val", backend)
@@ -48,6 +48,7 @@ def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
                     raise CheckpointError(f"{run.checkpoints}: holds no checkpoint; the run has not got so far")
             state, progress, _ = read_checkpoint(run, backend, going_on=False)
             take_over(state, backend)
+            job.expect_progress()
             totals = evaluate_all(config, backend, val_set, stop)
             if totals is None:
                 raise StoppedError("stopped, as asked; an evaluation keeps nothing: run it again")

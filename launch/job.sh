@@ -10,11 +10,19 @@
 set -uo pipefail
 
 stop() {
-    if [ -z "$asked" ] && [ -d "$run" ]; then
-        echo "job.sh: got $1; the job saves and ends after the step at hand; a second signal ends it at once" >&2
-        touch "$run/STOP"
-        asked=$1
-    else
+    local now=${EPOCHREALTIME/[.,]/}
+    if [ -z "$asked" ]; then
+        asked=$now
+        # In the background: where the file server hangs, a second signal is still heard.
+        (
+            if [ -n "$training" ] && [ -d "$run" ]; then
+                echo "job.sh: got $1; the job saves and ends after the step at hand; a second signal ends it at once" >&2
+                touch "$run/STOP"
+            else
+                kill -TERM ${launcher:+"$launcher"} 2>/dev/null
+            fi
+        ) &
+    elif [ $((now - asked)) -gt 1000000 ]; then # microseconds: within a second it is the same request
         kill -TERM ${launcher:+"$launcher"} 2>/dev/null
     fi
 }
@@ -33,11 +41,13 @@ main() {
         ;;
     esac
     run=
+    training=
     arguments=("$@")
     for ((i = 0; i < $#; i++)); do
         case ${arguments[i]} in
         --run) run=${arguments[i + 1]:-} ;;
         --run=*) run=${arguments[i]#--run=} ;;
+        train) training=yes ;;
         esac
     done
     if [ -z "$run" ]; then
@@ -66,6 +76,7 @@ main() {
     done
     wait "$launcher"
     status=$?
+    [ -z "$asked" ] || rm -f "$run/STOP" # it was for this job alone
 
     account=$HVD_IMAGENET_STATUS
     if [ ! -s "$account" ] && [ "$(cat "$run/status.json" 2>/dev/null)" != "$before" ]; then

@@ -132,7 +132,9 @@ def alone(backend, config: Config, plan: StepPlan, batches, folder: Path) -> tup
 
 def cpu_of_guards() -> float:
     """CPU seconds that the guards' threads have taken."""
-    threads = [thread for thread in threading.enumerate() if thread.name in ("watchdog", "lock", "stop requests")]
+    threads = [
+        thread for thread in threading.enumerate() if thread.name in ("watchdog", "lock", "stop requests", "stop file")
+    ]
     return sum(time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) for thread in threads)
 
 
@@ -141,7 +143,7 @@ def report(name: str, workers: int, steps: int, seconds: dict) -> None:
     ratios = sorted(one / other - 1 for one, other in zip(seconds[True], seconds[False], strict=True))
     differences = [(one - other) / steps for one, other in zip(seconds[True], seconds[False], strict=True)]
     step = median(seconds[False]) / steps
-    reach = math.ceil(pairs / 2 - 0.98 * math.sqrt(pairs)) - 1  # of the 95 % interval of a median
+    reach = math.floor(pairs / 2 - 0.98 * math.sqrt(pairs)) - 1  # of the 95 % interval of a median
     print(
         f"{name} on {workers} workers, {pairs} pairs of blocks of {steps} steps, {step * 1e3:.1f} ms per step:\n"
         f"  guards in every step: {median(ratios):+.2%} [{ratios[reach]:+.2%}, {ratios[-1 - reach]:+.2%}], "

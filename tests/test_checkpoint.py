@@ -1,7 +1,9 @@
 """Checkpoints: whole or not there, read back as written, and what is said of damaged ones."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +108,19 @@ def test_nothing_is_left_of_a_save_that_fails(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="step-00000002: cannot be written .No space left on device.; free"):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_read_that_fails_just_now_is_no_damage(tmp_path, monkeypatch):
+    """As after a file server's restart: the newest is neither passed over nor set aside."""
+    for step in (1, 2):
+        save(tmp_path, step)
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    with pytest.raises(CheckpointError, match=r"step-00000002: cannot be read \(Stale file handle\)"):
+        checkpoint.load(tmp_path, pytest.fail)
 
 
 def flip(path, place=-3):

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from jobs import until
 
 from hvd_imagenet.errors import DataError, OutOfStepError, SettingsError, StoppedError
 from hvd_imagenet.faults import lock, stopping
+from hvd_imagenet.faults import status as status_file
 from hvd_imagenet.faults.fingerprints import require_same_weights
 from hvd_imagenet.faults.lock import RunLock
 from hvd_imagenet.faults.status import Ending, Status, ending_of
@@ -84,6 +86,16 @@ def test_a_status_that_cannot_be_written_or_read(tmp_path):
     assert Status(None).end(ENDING) and Status(None).ended() is None
     (tmp_path / "status.json").write_text("{")
     assert Status(tmp_path / "status.json").ended() is None
+
+
+def test_a_file_system_that_hangs_holds_nobody_up(tmp_path, monkeypatch):
+    """A pipe that nobody writes to, in place of the file, blocks whoever opens it."""
+    monkeypatch.setattr(status_file, "FILE_SECONDS", 0.3)
+    os.mkfifo(tmp_path / "status.json")
+    start = time.monotonic()
+    assert Status(tmp_path / "status.json", "this job").ended() is None
+    assert Status(tmp_path / "status.json", "this job").end(ENDING)
+    assert time.monotonic() - start < 2
 
 
 def test_the_ending_of_an_error():
@@ -158,6 +170,33 @@ def test_where_flock_does_not_reach_the_heartbeat_counts(tmp_path, monkeypatch, 
     assert time.monotonic() - start >= 1.5
 
 
+def test_of_two_that_come_at_once_where_flock_does_not_reach_one_holds_the_folder(tmp_path, monkeypatch):
+    no_flock(monkeypatch)
+    (tmp_path / "lock").touch()
+    both_there = threading.Barrier(2)
+    waits = RunLock._wait
+
+    def wait(self, say):
+        waits(self, say)
+        if not hasattr(self, "_met"):
+            self._met = both_there.wait(5)  # both have found it free
+
+    monkeypatch.setattr(RunLock, "_wait", wait)
+    locks = [RunLock(tmp_path / "lock", patience=1, beat=0.2) for _ in range(2)]
+    held = []
+
+    def acquire(mine):
+        with suppress(SettingsError):
+            mine.acquire(lambda text: None)
+            held.append(mine)
+
+    threads = [threading.Thread(target=acquire, args=[mine]) for mine in locks]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(held) == 1
+    held[0].release()
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="cannot be written .*; name another"):
@@ -196,6 +235,18 @@ with StopRequests() as stop:
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 128 + signal.SIGTERM
     assert process.stdout.read() == f"at once {signal.SIGTERM:d}\n"
+
+
+def test_signals_are_taken_where_the_file_cannot_be_looked_for(tmp_path, monkeypatch):
+    hangs = threading.Event()
+    monkeypatch.setattr(os.path, "exists", lambda _: hangs.wait(20))
+    with StopRequests() as stop:
+        stop.file = tmp_path / "STOP"
+        time.sleep(stopping.POLL_SECONDS + 0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: stop.asked, 2)
+        assert stop.asked == "got SIGTERM"
+    hangs.set()
 
 
 def test_a_file_is_a_request_from_when_it_is_to_be_watched(tmp_path):

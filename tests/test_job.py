@@ -21,6 +21,7 @@ from hvd_imagenet.data.store import open_store
 from hvd_imagenet.faults.lock import RunLock
 from hvd_imagenet.stream import share
 from hvd_imagenet.stream.order import permutation
+from hvd_imagenet.torch import backend as torch_backend
 from hvd_imagenet.torch.backend import Backend
 
 HOST = socket.gethostname()
@@ -75,18 +76,20 @@ def test_a_stopped_worker_ends_the_job_after_stall_seconds_and_is_named(begin, r
     assert gone(workers.values())
 
 
-def test_a_read_that_hangs_ends_the_job_after_stall_seconds(begin, session_folder, tmp_path):
-    """Every image becomes a pipe that nobody writes to: opening one blocks, as on a file server that is gone."""
-    images = make_image_folder(session_folder / "hanging", 50, 23)
-    job = begin(mpi(2), "--data.path", images, "--faults.stall_seconds", 3, script=JOB_SH)
+def test_a_read_that_hangs_ends_the_job_after_stall_seconds_naming_the_worker(begin, session_folder, tmp_path):
+    """Worker 1's images become pipes that nobody writes to: opening one blocks, as on a file server that is gone."""
+    for rank in (0, 1):
+        make_image_folder(session_folder / f"hanging-{rank}", 50, 23)
+    of_its_own = f'exec "$@" --data.path {session_folder}/hanging-$OMPI_COMM_WORLD_RANK'
+    job = begin([*mpi(2), "bash", "-c", of_its_own, "worker"], "--faults.stall_seconds", 3, script=JOB_SH)
     workers = job.workers()
     os.mkfifo(tmp_path / "pipe")
-    for path in images.glob("train/*/*.jpg"):
+    for path in (session_folder / "hanging-1").glob("train/*/*.jpg"):
         os.link(tmp_path / "pipe", tmp_path / "link")
         os.replace(tmp_path / "link", path)
     assert job.end(30) == 1
     last = job.log().splitlines()[-1]
-    assert "exit status 1: " in last and " further for 4 s (faults.stall_seconds)" in last
+    assert f"exit status 1: all wait for worker 1 on {HOST}, which has got no further for 3 s (faults.sta" in last
     assert gone(workers.values())
 
 
@@ -187,6 +190,22 @@ def test_a_second_job_is_refused_and_the_first_goes_on(begin, monkeypatch, capsy
     assert job.status() == before and job.process.poll() is None
     os.kill(job.process.pid, signal.SIGINT)
     assert job.end() == 75
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_what_goes_wrong_before_the_workers_have_met_is_told_by_who_knows_it(workers, recipe, image_folder, shared):
+    """As where a GPU's memory is full when the model is made: the other worker only loses contact."""
+    rank = int(os.environ["HOROVOD_RANK"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HVD_IMAGENET_STATUS", str(shared / "made-alone.json"))
+        if rank == 1:
+            patch.setattr(torch_backend, "build_model", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
+            with pytest.raises(MemoryError):
+                train(recipe, image_folder, shared / "made-alone")
+        else:
+            assert train(recipe, image_folder, shared / "made-alone") == 1
+            status = json.loads((shared / "made-alone.json").read_text())
+            assert (status["reason"], status["rank"]) == (f"worker 1 on {HOST}: MemoryError('full')", 1)
 
 
 @pytest.mark.parametrize("workers", [2])

@@ -1,7 +1,9 @@
 """The scripts in launch/: the compiler wrapper, and what they say of wrong options."""
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,23 @@ def run(*command, **environment):
     return subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env={**os.environ, **environment}
     )
+
+
+@pytest.mark.parametrize(("pause", "passed_on"), [(0.05, False), (1.3, True)])
+def test_a_signal_that_comes_twice_is_one_request_within_a_second(tmp_path, pause, passed_on):
+    """What job.sh runs here is no training job, but has its words; it ends by itself after 2.5 seconds."""
+    command = ["bash", LAUNCH / "job.sh", "sleep", "2.5", "train", "--run", tmp_path]
+    command[2:3] = ["bash", "-c", 'trap "exit 9" TERM; for i in {1..25}; do sleep 0.1; done', "job"]
+    job = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    job.send_signal(signal.SIGHUP)
+    time.sleep(pause)
+    job.send_signal(signal.SIGHUP)
+    time.sleep(0.1)
+    assert (tmp_path / "STOP").exists() or passed_on
+    assert "the job saves and ends after the step at hand" in job.communicate(timeout=10)[1]
+    assert job.returncode == (9 if passed_on else 0)
+    assert not (tmp_path / "STOP").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 
 import pytest
 from jobs import Job, has_saved, mpi, steps_saved
@@ -112,11 +113,17 @@ def test_a_run_that_is_made_shorter_ends_evaluated(three):
     assert json.loads((three / "result.json").read_text())["steps"] == 3
 
 
-@pytest.mark.parametrize("left", ["lock", "STOP", "config.yaml.partial"])
-def test_what_a_start_that_was_cut_short_leaves_is_not_in_the_way(recipe, image_folder, tmp_path, left):
+@pytest.mark.parametrize(
+    ("left", "minutes_ago", "status"),
+    [("lock", 0, 0), ("config.yaml.partial", 0, 0), ("STOP", 3, 0), ("STOP", 0, 75)],  # a STOP of today is for this job
+)
+def test_what_a_start_that_was_cut_short_leaves_is_not_in_the_way(
+    recipe, image_folder, tmp_path, left, minutes_ago, status
+):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / left).touch()
-    assert train(recipe, image_folder, tmp_path / "run", "--epochs", "1") in ((0, 75) if left == "STOP" else (0,))
+    os.utime(tmp_path / "run" / left, (time.time() - 60 * minutes_ago,) * 2)
+    assert train(recipe, image_folder, tmp_path / "run", "--epochs", "1000" if status else "1") == status
 
 
 def test_a_damaged_newest_does_not_push_out_good_ones(three):

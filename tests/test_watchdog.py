@@ -172,7 +172,7 @@ def test_a_worker_that_hangs_is_named(status):
     until(lambda: len(workers.left) == 3)
     ending, first = workers.left[0]
     assert first and status.ended() == ending and (ending.exit_code, ending.rank, ending.host) == (1, 1, "b")
-    assert "all wait for worker 1 on b, which has got no further for 3 s (faults.stall_seconds)" in ending.reason
+    assert "all wait for worker 1 on b, which has got no further for 2 s (faults.stall_seconds)" in ending.reason
 
 
 @pytest.mark.parametrize(

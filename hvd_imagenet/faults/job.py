@@ -26,6 +26,7 @@ from hvd_imagenet.faults.witness import Witness
 from hvd_imagenet.run_directory import RunDirectory
 
 WRITE_SECONDS = 60  # how long a worker that ends the job waits for its own checkpoint
+CLOCKS = 60 * 10**9  # nanoseconds by which the clocks of hosts and file servers may differ
 
 
 class Job:
@@ -48,6 +49,7 @@ class Job:
         self._backend = backend
         self._run = run
         self._faults = faults
+        self._born = time.time_ns()
         path = os.environ.get(JOB_STATUS)
         self._status = Status(Path(path) if path else None)
         self._lock: RunLock | None = None
@@ -77,8 +79,8 @@ class Job:
         lock = RunLock(self._run.lock)
         lock.acquire(lambda text: print(text, flush=True))
         self._lock = lock
-        if self._run.stop.exists() and self._run.stop.stat().st_mtime_ns <= lock.held_until:
-            self._run.stop.unlink()  # a request to the job before, which has not come to heed it
+        if self._run.stop.exists() and self._run.stop.stat().st_mtime_ns <= max(lock.held_until, self._born - CLOCKS):
+            self._run.stop.unlink()  # a request to a job before, which has not come to heed it
         return self._run.holds_run(resume)  # a job that was waited for may have left its run in it
 
     def begin(self) -> None:
@@ -90,10 +92,14 @@ class Job:
         if self._backend.rank == 0:
             self._status.running(workers)
             self.stop.file = self._run.stop
-            if self._watchdog:
-                self._watchdog.expect_progress()
+        self.expect_progress()
         self._backend.gather(None)  # nobody tells of an end before the account has begun
         self._witness = Witness(self._status, **me)
+
+    def expect_progress(self) -> None:
+        """From now on, a worker that gets no further for too long ends the job; before, it may be preparing."""
+        if self._watchdog and self._sees_all:
+            self._watchdog.expect_progress()
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
         together = error is None or (isinstance(error, RunError) and error.everywhere)
@@ -133,11 +139,12 @@ class Job:
                 watchdog.follow(connection)
             else:
                 self._watchdog = None
+        self._sees_all = backend.rank == 0 and not any(missing)
         if backend.rank == 0 and any(missing):
             who = ", ".join(f"{rank} on {self._hosts[rank]}" for rank, gone in enumerate(missing) if gone)
             print(
                 f"warning: worker 0 cannot be reached on {', '.join(address.hosts)}, port {address.port}, by worker "
-                f"{who}: if one of them stops answering, nobody will notice; is there a firewall?",
+                f"{who}: if one of them stops answering or hangs, nobody will notice; is there a firewall?",
                 flush=True,
             )
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -60,13 +61,24 @@ class RunLock:
             self._wait(say)
             if known:
                 self.held_until = os.fstat(self._file.fileno()).st_mtime_ns + 2e9 * self._beat
-            self._file.truncate(0)
-            self._file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "boot": _boot()}))
-            self._file.flush()
+            while not self._taken():
+                self._wait(say)
         except OSError as error:
             folder = self._path.parent
             raise SettingsError(f"--run: {folder}; cannot be written ({error.strerror}); name another") from None
         threading.Thread(target=self._keep_beating, name="lock", daemon=True).start()
+
+    def _taken(self) -> bool:
+        """Write who holds the folder from now on; whether nobody else has done so at the same time."""
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "boot": _boot(), "token": secrets.token_hex(8)}
+        self._file.truncate(0)
+        self._file.write(json.dumps(me))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._locked:
+            return True
+        time.sleep(2 * self._beat)  # flock has not decided it: of all that write now, the last one does
+        return self._holder() == me
 
     def release(self) -> None:
         """Let others have the folder."""
@@ -92,10 +104,12 @@ class RunLock:
             time.sleep(self._beat / 4)
 
     def _free(self) -> bool:
+        self._locked = False
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._holder().get("boot", _boot()) == _boot():
-                return True  # here flock is sure: whoever wrote that is gone
+                self._locked = True  # here flock is sure: whoever wrote that is gone
+                return True
         except BlockingIOError:
             return False
         except OSError as error:

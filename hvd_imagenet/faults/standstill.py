@@ -17,11 +17,13 @@ class Standstill:
     Args:
         hosts: of all workers.
         stall_seconds: how long none of the pulses may change.
+        slack: seconds more, so that a worker which does not answer either is named for that.
     """
 
-    def __init__(self, hosts: list[str], stall_seconds: float):
+    def __init__(self, hosts: list[str], stall_seconds: float, slack: float = 0):
         self._hosts = hosts
         self._stall = stall_seconds
+        self._slack = slack
         self._pulses: dict[int, Pulse] = {}
         self._still = 0.0
 
@@ -35,17 +37,19 @@ class Standstill:
         pulses = dict(pulses)
         self._still = self._still + passed if pulses == self._pulses else 0.0
         self._pulses = pulses
-        if self._still < self._stall:
+        if self._still < self._stall + self._slack:
             return None
         furthest = max(pulse.meetings for pulse in pulses.values())
         behind = sorted(rank for rank, pulse in pulses.items() if pulse.meetings < furthest)
-        stands = f"for {self._still:.0f} s (faults.stall_seconds)"
+        stands = f"for {self._stall:g} s (faults.stall_seconds)"
         if not behind:
             reason = f"no worker has got any further {stands}: a device, the data or the network hangs"
             return Ending(LostContactError.exit_code, f"{reason}; look at them, and run again with --resume to go on")
         who = ", ".join(f"{rank} on {self._hosts[rank]}" for rank in behind[:NAMED])
         more = f" and {len(behind) - NAMED} more" if len(behind) > NAMED else ""
-        reason = f"all wait for worker {who}{more}, which has got no further {stands}: a read or its device hangs"
+        reason = (
+            f"all wait for worker {who}{more}, which has got no further {stands}: a read, a write or its device hangs"
+        )
         first = behind[0]
         return Ending(
             LostContactError.exit_code, f"{reason}; run again with --resume to go on", first, self._hosts[first]

@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import RunError, StoppedError
 
 JOB_STATUS = "HVD_IMAGENET_STATUS"  # names a file for the status of a job that has not come to its run's folder
 CLAIM_SECONDS = 2  # after which a half-written status is that of a process which is gone
+FILE_SECONDS = 5  # after which a file system is taken to hang
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,12 @@ class Status:
     def end(self, ending: Ending) -> bool:
         """Write how the job ended, unless it is known already; whether this was the first to write it.
 
-        Nothing is raised: where the file cannot be written, what stands in it stays.
+        Nothing is raised: where the file cannot be written, what stands in it stays. Nor does it take longer than
+        some seconds: the file may be on the very server whose failure ends the job.
         """
-        if self.path is None:
-            return True
+        return self.path is None or _within(FILE_SECONDS, lambda: self._end(ending), otherwise=True)
+
+    def _end(self, ending: Ending) -> bool:
         with suppress(OSError):
             if not self._claimed():
                 return False
@@ -94,7 +101,10 @@ class Status:
         return True
 
     def ended(self) -> Ending | None:
-        """How the job ended, if it has."""
+        """How the job ended, if it has; None, too, where the file cannot be read in some seconds."""
+        return _within(FILE_SECONDS, self._ended, otherwise=None)
+
+    def _ended(self) -> Ending | None:
         known = self.read()
         if known is None or known.get("job") != self.job or known.get("status", "running") == "running":
             return None
@@ -115,7 +125,7 @@ class Status:
                 os.close(os.open(self._claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
                 return True
             except FileExistsError:
-                if self.ended():
+                if self._ended():
                     return False
                 if time.monotonic() > give_up:
                     self._claim.unlink(missing_ok=True)
@@ -124,3 +134,12 @@ class Status:
     def _write(self, values: dict[str, Any], workers: list[dict[str, Any]]) -> None:
         account = {**values, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "job": self.job, "workers": workers}
         write_whole(self.path, (json.dumps(account, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _within(seconds: float, do: Callable[[], _Result], otherwise: _Result) -> _Result:
+    """What a function returns, or something else if it takes longer; it is then left alone."""
+    results: list[_Result] = []
+    thread = threading.Thread(target=lambda: results.append(do()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return results[0] if results else otherwise

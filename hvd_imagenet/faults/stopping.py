@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 import threading
@@ -19,7 +18,7 @@ POLL_SECONDS = 1.0
 class StopRequests:
     """Takes signals as requests to stop after the step at hand, from `__enter__` to `__exit__`.
 
-    They are read by a thread, so that the second one ends the process at once even where the main thread waits for
+    Signals are read by a thread, so that the second one ends the process at once even where the main thread waits for
     other workers or the device.
 
     Attributes:
@@ -41,27 +40,30 @@ class StopRequests:
         self._pipe, self._signalled = os.pipe()
         os.set_blocking(self._signalled, False)
         self._previous_wakeup = signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
-        self._thread = threading.Thread(target=self._watch, name="stop requests", daemon=True)
+        self._thread = threading.Thread(target=self._take_signals, name="stop requests", daemon=True)
         self._thread.start()
+        self._left = threading.Event()
+        # A thread of its own: where the file's server hangs, signals are still taken.
+        threading.Thread(target=self._look_for_file, name="stop file", daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
         signal.set_wakeup_fd(self._previous_wakeup)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._left.set()
         os.close(self._signalled)
         self._thread.join()
         os.close(self._pipe)
 
-    def _watch(self) -> None:
-        while True:
-            if select.select([self._pipe], [], [], POLL_SECONDS)[0]:
-                numbers = os.read(self._pipe, 64)
-                if not numbers:
-                    return
-                for number in numbers:
-                    if number in SIGNALS:
-                        self._take(number)
+    def _take_signals(self) -> None:
+        while numbers := os.read(self._pipe, 64):
+            for number in numbers:
+                if number in SIGNALS:
+                    self._take(number)
+
+    def _look_for_file(self) -> None:
+        while not self._left.wait(POLL_SECONDS):
             if self.file is not None and not self.asked and os.path.exists(self.file):
                 self._ask(f"found {self.file}")
 
@@ -76,4 +78,4 @@ class StopRequests:
         self._since = time.monotonic()
         self.asked = what
         if sys.stderr.isatty():
-            print(f"{what}: saving and ending after the step at hand; a second signal ends at once", file=sys.stderr)
+            print(f"{what}: ending, with all saved that is to be saved; a second signal ends at once", file=sys.stderr)

@@ -88,8 +88,7 @@ class Watchdog:
 
     def expect_progress(self) -> None:
         """From now on, a worker may hang no longer than it may be silent; for worker 0, which sees all pulses."""
-        # Two beats later, so that a worker which is silent, too, is named for that.
-        self._standstill = Standstill(self._hosts, self._stall + 2 * self._beat)
+        self._standstill = Standstill(self._hosts, self._stall, slack=2 * self._beat)
 
     def report(self, ending: Ending) -> None:
         """Tell all workers that this one cannot go on; they and it then end, from the watchdog's thread."""
