@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 import socket
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +17,7 @@ import numpy as np
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.policy import StepPlan
 
+OTHER_VERSION = "Framework .* installed with version"  # how Horovod begins to say so
 NO_STALL = 86400  # seconds: where no stall is to end a job, Gloo's patience
 
 
@@ -189,6 +192,15 @@ def require_own_gpus(places: list[Place]) -> None:
             )
 
 
+def require_same_shapes(what: str, expected: dict[str, tuple[int, ...]], given: dict[str, np.ndarray]) -> None:
+    """Raise ValueError unless a part of a state has the names and shapes that the network has."""
+    found = {name: array.shape for name, array in given.items()}
+    differing = sorted(set(expected.items()) ^ set(found.items()))
+    if differing:
+        name = differing[0][0]
+        raise ValueError(f"{what}: {name} has shape {found.get(name)}, the network's is {expected.get(name)}")
+
+
 def set_horovod_defaults(on_gpu: bool, stall_seconds: float | None) -> None:
     """Settings that Horovod reads when it starts; what the user has set stays.
 
@@ -206,13 +218,15 @@ def load(framework: str) -> type[Backend]:
     """The backend class of a framework; imports that framework, and nothing of the other.
 
     Raises:
-        SettingsError: the framework or its part of Horovod is not installed.
+        SettingsError: the framework or its part of Horovod is not installed, or not the one for the other.
     """
+    remedy = f"run: bash launch/install.sh --frameworks {framework}"
     try:
-        return importlib.import_module(f"hvd_imagenet.{framework}.backend").Backend
-    except ImportError as error:
-        if (error.name or "").startswith("hvd_imagenet"):
-            raise SettingsError(f"framework: {framework}; not in this version, give torch") from None
-        raise SettingsError(
-            f"framework: {framework} cannot be loaded ({error}); run: bash launch/install.sh --frameworks {framework}"
-        ) from None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", OTHER_VERSION)  # Horovod itself only warns if it loads at all
+            return importlib.import_module(f"hvd_imagenet.{framework}.backend").Backend
+    except (ImportError, UserWarning) as error:
+        reason, *_ = str(error).splitlines()
+        if re.match(OTHER_VERSION, reason):
+            reason = f"Horovod was built for another version of it: {reason.rstrip('.')}"
+        raise SettingsError(f"framework: {framework} cannot be loaded ({reason}); {remedy}") from None

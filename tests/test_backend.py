@@ -1,8 +1,11 @@
 """What all backends share: where workers run, and sums over samples."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from hvd_imagenet import backend
 from hvd_imagenet.backend import Place, Totals, cores_per_worker, require_own_gpus
 from hvd_imagenet.errors import SettingsError
 
@@ -53,10 +56,26 @@ def test_totals():
     assert totals.accuracies() == {"top1": 0.25, "top5": 0.75}
 
 
-def test_a_framework_that_is_not_there(monkeypatch):
-    with pytest.raises(SettingsError, match="framework: keras; not in this version, give torch"):
-        backend.load("keras")
-    missing = ModuleNotFoundError("No module named 'horovod'", name="horovod")
-    monkeypatch.setattr("importlib.import_module", lambda name: (_ for _ in ()).throw(missing))
-    with pytest.raises(SettingsError, match="run: bash launch/install.sh --frameworks torch"):
-        backend.load("torch")
+MISSING = "import sys; sys.modules['{}'] = None"
+OTHER_VERSION = "import {0}; {0}.__version__ = '1.2.3'"
+
+
+@pytest.mark.parametrize(("framework", "package"), [("torch", "torch"), ("keras", "tensorflow")])
+@pytest.mark.parametrize(
+    ("situation", "package_of_horovod", "reason"),
+    [
+        (MISSING, "{}", "import of {} halted"),
+        (MISSING, "horovod.{}", "import of horovod.{} halted"),
+        (OTHER_VERSION, "{}", "Horovod was built for another version of it: Framework "),
+    ],
+    ids=["missing", "missing in Horovod", "of another version"],
+)
+def test_a_framework_that_cannot_be_loaded(framework, package, situation, package_of_horovod, reason):
+    situation = situation.format(package_of_horovod.format(package))
+    program = f"{situation}\nfrom hvd_imagenet import cli; sys = __import__('sys'); sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "train", "--framework", framework, "--data.path", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    assert done.returncode == 2
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"hvd-imagenet: error: framework: {framework} cannot be loaded ({reason.format(package)}")
+    assert said.endswith(f"; run: bash launch/install.sh --frameworks {framework}")

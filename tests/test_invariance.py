@@ -1,6 +1,7 @@
 """The same run on 1, 2, 3 and 4 workers, where every share is uneven: a batch that grows from 7 to 11 micro-batches."""
 
 import json
+import os
 
 import horovod.torch as hvd
 import pytest
@@ -9,7 +10,8 @@ from runs import closest, metrics, train, weights
 
 from hvd_imagenet.torch.norm import StepStatistics
 
-STEPS, WORKERS = 40, (1, 2, 3, 4)
+STEPS = 40
+MANY = [("torch", 2), ("torch", 3), ("torch", 4), ("keras", 2), ("keras", 3)]  # to be compared with one
 # 7 micro-batches of 16 for the first epoch of 2,240 images, 20 steps of 112; then 11. 20 * 112 + 20 * 176 = 5,760.
 RECIPE = """
 model: {name: resnet8, classes: 2}
@@ -38,29 +40,30 @@ def many_images(session_folder):
 
 
 @pytest.fixture
-def runs(shared, many_images, session_folder):
-    """The folders of a run on each number of workers, made where they are not there."""
-    for workers in WORKERS:
-        if not (shared / f"growing-{workers}").exists():
-            on_workers(workers, f"{__file__}::test_a_growing_run[{workers}]", session_folder)
-    return shared
+def growing_run(shared, many_images, session_folder):
+    """The folder of a run in a framework on a number of workers, made where it is not there."""
+
+    def growing_run(framework, workers):
+        run = shared / f"growing-{framework}-{workers}"
+        if not run.exists():
+            on_workers(workers, f"{__file__}::test_a_growing_run[{framework}-{workers}]", session_folder)
+        return run
+
+    return growing_run
 
 
-@pytest.mark.parametrize("workers", WORKERS)
-def test_a_growing_run(workers, growing, many_images, shared):
-    assert train(growing, many_images, shared / f"growing-{workers}") == 0
+@pytest.mark.parametrize(("framework", "workers"), [("torch", 1), ("keras", 1), *MANY])
+def test_a_growing_run(framework, workers, growing, many_images, shared):
+    run = shared / f"growing-{framework}-{workers}"
+    assert train(growing, many_images, run, "--framework", framework) == 0
+    if os.environ["HOROVOD_RANK"] == "0":
+        assert [event["global_batch"] for event in metrics(run, "step")] == [112] * 20 + [176] * 20
+        assert json.loads((run / "result.json").read_text())["workers"] == workers
 
 
-def test_the_steps_are_those_worked_out_by_hand(runs):
-    for workers in WORKERS:
-        steps = metrics(runs / f"growing-{workers}", "step")
-        assert [event["global_batch"] for event in steps] == [112] * 20 + [176] * 20
-        assert json.loads((runs / f"growing-{workers}" / "result.json").read_text())["workers"] == workers
-
-
-@pytest.mark.parametrize("many", WORKERS[1:])
-def test_losses_weights_and_running_statistics_agree(many, runs):
-    one, other = runs / "growing-1", runs / f"growing-{many}"
+@pytest.mark.parametrize(("framework", "many"), MANY)
+def test_losses_weights_and_running_statistics_agree(framework, many, growing_run):
+    one, other = growing_run(framework, 1), growing_run(framework, many)
     for kind in ("step", "eval"):
         losses = [[event["loss"] for event in metrics(run, kind)] for run in (one, other)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-9)
@@ -73,7 +76,9 @@ def test_losses_weights_and_running_statistics_agree(many, runs):
 
 
 @pytest.mark.parametrize("workers", [2])
-def test_averaging_the_workers_own_running_statistics_would_not_do(workers, growing, many_images, runs, monkeypatch):
+def test_averaging_the_workers_own_running_statistics_would_not_do(
+    workers, growing, many_images, growing_run, monkeypatch
+):
     """Running statistics of each worker's own micro-batches, averaged before evaluation: far from 1e-9."""
     adding, using = StepStatistics.add, StepStatistics.use_running
     added = []
@@ -89,9 +94,10 @@ def test_averaging_the_workers_own_running_statistics_would_not_do(workers, grow
     monkeypatch.setattr(StepStatistics, "add", lambda self: (adding(self), added.append(1)))
     monkeypatch.setattr(StepStatistics, "update", update)
     monkeypatch.setattr(StepStatistics, "use_running", average)
-    run = runs / "averaged"
+    right = growing_run("torch", 2)
+    run = right.with_name("averaged")
     assert train(growing, many_images, run, "--faults.fingerprint_every_steps", "null") == 0
-    losses = [[event["loss"] for event in metrics(runs / name, "eval")] for name in ("growing-2", "averaged")]
+    losses = [[event["loss"] for event in metrics(run.with_name(name), "eval")] for name in (right.name, run.name)]
     assert max(abs(one - other) / one for one, other in zip(*losses, strict=True)) > 1e-5
-    steps = [[event["loss"] for event in metrics(runs / name, "step")] for name in ("growing-2", "averaged")]
+    steps = [[event["loss"] for event in metrics(run.with_name(name), "step")] for name in (right.name, run.name)]
     assert steps[1] == pytest.approx(steps[0], rel=1e-9)  # training itself does not see them

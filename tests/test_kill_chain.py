@@ -15,8 +15,9 @@ ARGUMENTS += ["--checkpoint.every_epochs", "null", "--evaluate.every_epochs", 10
 
 
 @pytest.mark.long
-def test_a_chain_of_kills_changes_no_bit(recipe, image_folder, tmp_path):
-    arguments = ["--config", recipe, "--data.path", image_folder, *ARGUMENTS]
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_a_chain_of_kills_changes_no_bit(framework, recipe, image_folder, tmp_path):
+    arguments = ["--config", recipe, "--data.path", image_folder, "--framework", framework, *ARGUMENTS]
     assert Job(mpi(2), tmp_path / "whole", *arguments).end() == 0
     run, dice = tmp_path / "killed", random.Random(0)
     after_a_checkpoint = inside_a_save = 0

@@ -18,8 +18,9 @@ from hvd_imagenet.torch.backend import Backend
 LONG = ["--epochs", "40", "--evaluate.every_epochs", "20", "--checkpoint.every_epochs", "null"]  # 100 steps
 
 
-def test_from_two_workers_to_three_to_one(recipe, image_folder, tmp_path):
-    arguments = ["--config", recipe, "--data.path", image_folder, *LONG]
+@pytest.mark.parametrize("framework", ["torch", pytest.param("keras", marks=pytest.mark.long)])
+def test_from_two_workers_to_three_to_one(framework, recipe, image_folder, tmp_path):
+    arguments = ["--config", recipe, "--framework", framework, "--data.path", image_folder, *LONG]
     whole = Job(mpi(2), tmp_path / "whole", *arguments)
     assert whole.end() == 0
     run = tmp_path / "parts"

@@ -1,18 +1,14 @@
 """The PyTorch half: what is decayed, how gradients are summed, whose statistics batch normalisation keeps."""
 
-import dataclasses
-
 import horovod.torch as hvd
-import numpy as np
 import pytest
 import torch
+from steps import made, micro_batches, plan
 from torch import nn
 
-from hvd_imagenet.backend import Batch, State
-from hvd_imagenet.config import Config, DataSettings, ModelSettings, OptimizerSettings
-from hvd_imagenet.policy import BatchSettings, LearningRateSettings, StepPlan
+from hvd_imagenet.config import OptimizerSettings
 from hvd_imagenet.stream import share
-from hvd_imagenet.torch.backend import Backend, _sum_of_bits
+from hvd_imagenet.torch.backend import _sum_of_bits
 from hvd_imagenet.torch.model import build_model
 from hvd_imagenet.torch.norm import StepStatistics
 from hvd_imagenet.torch.optim import GradientSum, contiguous_view, sgd, sgd_param_groups
@@ -125,38 +121,17 @@ def test_statistics_are_the_mean_over_micro_batches_with_each_layers_momentum():
     assert torch.allclose(model[0](x), y, rtol=1e-12)
 
 
-def config(precision="float64", **batch):
-    return Config(
-        model=ModelSettings("resnet8", 4),
-        data=DataSettings(image_size=8),
-        batch=BatchSettings(**{"global_size": 24, "micro_size": 8, **batch}),
-        lr=LearningRateSettings(),
-        precision=precision,
-    )
-
-
-def micro_batches(count, seed=0, size=8):
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        images = rng.standard_normal((size, 8, 8, 3)).astype(np.float32)
-        yield Batch(images, rng.integers(0, 4, size))
-
-
-def plan(micro, rate=0.1, size=8):
-    return StepPlan(0, 0, 0.0, micro * size, micro, rate, 1.0)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_step_and_its_totals_against_plain_pytorch(workers):
     """Three micro-batches of 8 on one worker or two: loss, weights and counts of the plain loop, in float64."""
-    backend = Backend(config())
+    backend = made("torch")
     batches = list(micro_batches(3))
     start, stop = share(3, backend.rank, backend.size)
     backend.train_step(plan(3), batches[start:stop])
     [(of, totals)] = backend.take_totals(wait=True)
     assert of == plan(3) and totals.stop == 0
 
-    model = build_model("resnet8", 4).double().train()
+    model = build_model("resnet8", 4, dtype=torch.float64).train()
     optimizer = sgd(model, OptimizerSettings())
     losses, top1, top5 = [], 0, 0
     for batch in batches:
@@ -179,108 +154,6 @@ def test_a_step_and_its_totals_against_plain_pytorch(workers):
         assert state.momentum[name] == pytest.approx(expected, rel=1e-9, abs=1e-12), name
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16", "float64"])
-def test_every_precision_learns(precision):
-    backend = Backend(config(precision))
-    batches = list(micro_batches(3))
-    losses = []
-    for _ in range(30):
-        backend.train_step(plan(3), batches)
-        losses.append(backend.take_totals(wait=True)[0][1].loss)
-    assert losses[0] == pytest.approx(np.log(4), abs=0.05)
-    assert losses[-1] < 0.3
-    assert {array.dtype for array in backend.state().model.values()} == {
-        np.dtype(np.float64 if precision == "float64" else np.float32)
-    }
-
-
-def test_state_goes_round():
-    one, other = Backend(config()), Backend(config())
-    batches = list(micro_batches(3))
-    one.train_step(plan(3), batches)
-    other.load_state(one.state())
-    for backend in (one, other):
-        backend.train_step(plan(3, rate=0.05), batches)
-    for name, array in one.state().model.items():
-        assert np.array_equal(array, other.state().model[name]), name
-    assert one.evaluate(batches) == other.evaluate(batches)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda state: state.model.pop("fc.bias"),
-        lambda state: state.model.update(extra=np.zeros(3)),
-        lambda state: state.model.update({"fc.bias": np.zeros(5)}),
-        lambda state: state.momentum.update({"fc.bias": np.zeros(4)}),
-    ],
-)
-def test_a_state_of_another_network_is_refused(change):
-    backend = Backend(config())
-    before = backend.state()
-    state = State(dict(before.model), {})
-    change(state)
-    with pytest.raises(ValueError, match="has shape .*, the network's is"):
-        backend.load_state(state)
-    assert all(np.array_equal(before.model[name], array) for name, array in backend.state().model.items())
-
-
-def test_evaluation_leaves_training_as_it_was():
-    one, other = Backend(config()), Backend(config())
-    batches = list(micro_batches(3))
-    for backend in (one, other):
-        backend.train_step(plan(3), batches)
-    one.evaluate(batches[:1])
-    for backend in (one, other):
-        backend.train_step(plan(3), batches)
-    for name, array in one.state().model.items():
-        assert np.array_equal(array, other.state().model[name]), name
-
-
-@pytest.mark.parametrize("workers", [2])
-def test_broadcast_gives_everyone_rank_0s_state(workers):
-    backend = Backend(config())
-    if backend.rank == 1:
-        state = backend.state()
-        backend.load_state(State({name: array + 1 for name, array in state.model.items()}, {}))
-    expected = backend.gather(backend.state())[0]
-    backend.broadcast()
-    assert all(np.array_equal(array, expected.model[name]) for name, array in backend.state().model.items())
-
-
-@pytest.mark.parametrize("workers", [2])
-def test_all_workers_know_in_the_same_step_how_many_are_to_stop(workers):
-    backend = Backend(config())
-    for stopping in ([], [1], [0, 1]):
-        backend.train_step(plan(2), list(micro_batches(2))[backend.rank :][:1], stop=backend.rank in stopping)
-        [(_, totals)] = backend.take_totals(wait=False)
-        assert (totals.stop, totals.count) == (len(stopping), 16)
-        assert backend.take_totals(wait=True) == []
-
-
-def test_a_steps_losses_by_number_of_the_micro_batch():
-    backend = Backend(config())
-    batches = list(micro_batches(3))
-    first, second = plan(3), dataclasses.replace(plan(3), step=1)
-    backend.train_step(first, batches)
-    before = backend.losses(first)
-    assert sorted(before) == [0, 1, 2]
-    assert sum(before.values()) / 3 == pytest.approx(backend.take_totals(wait=True)[0][1].loss, rel=1e-12)
-    backend.train_step(second, batches)
-    assert backend.losses(first) == before and backend.losses(second) != before
-
-
-def test_a_device_that_is_one_step_behind_is_not_waited_for_and_no_step_is_left_out():
-    backend = Backend(config())
-    backend._late = 1  # as on a GPU
-    plans = [dataclasses.replace(plan(3), step=step) for step in range(5)]
-    taken = []
-    for each, wait in zip(plans, (False, False, True, False, True), strict=True):
-        backend.train_step(each, list(micro_batches(3)))
-        taken.append([of.step for of, _ in backend.take_totals(wait)])
-    assert taken == [[], [0], [1, 2], [], [3, 4]]
-
-
 @pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 32), (torch.float64, 64)])
 def test_every_flipped_bit_changes_the_fingerprint(dtype, bits):
     """For values whose bits are all 0, mixed, and all but one 1, in every position; and so does another order."""
@@ -293,14 +166,3 @@ def test_every_flipped_bit_changes_the_fingerprint(dtype, bits):
             flipped[place] ^= torch.tensor(-(2 ** (bits - 1)) if bit == bits - 1 else 2**bit, dtype=integers)
             assert _sum_of_bits(flipped.view(dtype)) != whole, (place, bit)
     assert _sum_of_bits(values.flip(0)) != whole
-
-
-def test_a_fingerprint_is_of_all_that_is_learned_but_the_momentum():
-    backend = Backend(config("float32"))
-    before = backend.fingerprint()
-    assert list(before) == list(backend.state().model)
-    assert before == Backend(config("float32")).fingerprint()
-    name, state = "layer2.0.bn1.running_var", backend.state()
-    state.model[name][3] = np.nextafter(state.model[name][3], 2, dtype=np.float32)
-    backend.load_state(state)
-    assert [key for key, value in backend.fingerprint().items() if value != before[key]] == [name]

@@ -20,6 +20,7 @@ from hvd_imagenet.backend import (
     Totals,
     cores_per_worker,
     require_own_gpus,
+    require_same_shapes,
     set_horovod_defaults,
     this_place,
 )
@@ -79,8 +80,8 @@ class Backend:
 
         self._dtype = torch.float64 if config.precision == "float64" else torch.float32
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bf16")
-        model = build_model(config.model.name, config.model.classes, config.seed)
-        self._model = model.to(self._device, self._dtype, memory_format=torch.channels_last)
+        model = build_model(config.model.name, config.model.classes, config.seed, self._dtype)
+        self._model = model.to(self._device, memory_format=torch.channels_last)
         self._statistics = StepStatistics(self._model)
         self._optimizer = sgd(self._model, config.optimizer)
         self._gradients = GradientSum(self._model)
@@ -187,10 +188,10 @@ class Backend:
 
     def load_state(self, state: State) -> None:
         named = self._named()
-        _require_same("model", {name: tuple(t.shape) for name, t in named.items()}, state.model)
+        require_same_shapes("model", {name: tuple(t.shape) for name, t in named.items()}, state.model)
         parameters = dict(self._model.named_parameters())
         if state.momentum:
-            _require_same("momentum", {name: tuple(p.shape) for name, p in parameters.items()}, state.momentum)
+            require_same_shapes("momentum", {name: tuple(p.shape) for name, p in parameters.items()}, state.momentum)
         self._optimizer.state.clear()
         for name, tensor in named.items():
             tensor.copy_(torch.from_numpy(state.model[name]))
@@ -243,11 +244,3 @@ def _sum_of_bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return np.array(tensor.detach().cpu().contiguous().numpy())
-
-
-def _require_same(what: str, expected: dict[str, tuple[int, ...]], given: dict[str, np.ndarray]) -> None:
-    found = {name: array.shape for name, array in given.items()}
-    differing = sorted(set(expected.items()) ^ set(found.items()))
-    if differing:
-        name = differing[0][0]
-        raise ValueError(f"{what}: {name} has shape {found.get(name)}, the network's is {expected.get(name)}")

@@ -10,7 +10,7 @@ from hvd_imagenet.models.initial import initial_parameters
 from hvd_imagenet.models.spec import BN_EPSILON, BN_MOMENTUM, RESNETS, Block, ConvNorm, ResNet
 
 
-def build_model(name: str, classes: int, seed: int = 0) -> nn.Module:
+def build_model(name: str, classes: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A network of the table with the paper's initial values; images (n, 3, height, width) to scores (n, classes).
 
     Parameter names and shapes are torchvision's.
@@ -19,7 +19,7 @@ def build_model(name: str, classes: int, seed: int = 0) -> nn.Module:
         KeyError: no such name in ``hvd_imagenet.models.spec.RESNETS``.
     """
     spec = RESNETS[name]
-    model = TorchResNet(spec, classes)
+    model = TorchResNet(spec, classes).to(dtype)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for parameter, value in initial_parameters(spec, classes, seed):

@@ -1,0 +1,54 @@
+"""SGD as the paper has it, and the sum of gradients over the workers."""
+
+from __future__ import annotations
+
+import horovod.tensorflow as hvd
+import keras
+import tensorflow as tf
+from keras.layers import BatchNormalization
+
+from hvd_imagenet.config import OptimizerSettings
+from hvd_imagenet.keras.names import layers_of
+
+
+def undecayed(model: keras.Model) -> set[int]:
+    """Ids of the variables without weight decay: gamma and beta of batch normalisation (section 5.1)."""
+    norms = [layer for _, layer in layers_of(model, BatchNormalization)]
+    return {id(variable.value) for layer in norms for variable in layer.trainable_variables}
+
+
+class SGD:
+    """SGD with coupled weight decay, whose velocity u does not absorb the learning rate.
+
+    u <- m u + (g + lambda w); w <- w - eta u. No momentum correction is needed (section 3, remark 2), and the decay is
+    added to the aggregated gradient (remark 1). Keras's own is not used: its velocity absorbs the learning rate, its
+    momentum is a constant of the traced step, and its weight decay is not coupled.
+
+    Attributes:
+        velocities: u of each trainable variable of the model, in their order.
+    """
+
+    def __init__(self, model: keras.Model, settings: OptimizerSettings):
+        spared = undecayed(model)
+        self._variables = [variable.value for variable in model.trainable_variables]
+        self._decays = [0.0 if id(v) in spared else settings.weight_decay for v in self._variables]
+        self._momentum = settings.momentum
+        self._nesterov = settings.nesterov
+        self.velocities = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+
+    def apply(self, gradients: list[tf.Tensor], learning_rate: tf.Tensor) -> None:
+        """Take a step."""
+        for gradient, variable, velocity, decay in zip(
+            gradients, self._variables, self.velocities, self._decays, strict=True
+        ):
+            gradient = gradient + decay * variable if decay else gradient
+            u = velocity.assign(self._momentum * velocity + gradient)
+            variable.assign_sub(learning_rate * (gradient + self._momentum * u if self._nesterov else u))
+
+
+def sum_over_workers(gradients: list[tf.Tensor], names: list[str]) -> list[tf.Tensor]:
+    """Each gradient summed over the workers, from the moment that it is ready, while backward goes on (section 4)."""
+    return [
+        hvd.allreduce(gradient, name=f"gradient.{name}", op=hvd.Sum)
+        for name, gradient in zip(names, gradients, strict=True)
+    ]
