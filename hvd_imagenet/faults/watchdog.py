@@ -126,7 +126,7 @@ class Watchdog:
 
     def _listen(self) -> float:
         """Take what the others send, for one beat, or until there is something to look at or to say; the seconds."""
-        gone = any(other.link.ended for other in self._others.values())
+        gone = {rank for rank, other in self._others.items() if other.link.ended}
         seconds = min(LOOK_SECONDS, self._beat) if gone else self._beat
         start = time.monotonic()
         while (left := start + seconds - time.monotonic()) > 0 and not (self._reported or self._closing):
@@ -135,9 +135,9 @@ class Watchdog:
             if not gone and any(other.link.ended for other in self._others.values()):
                 break
         passed = min(time.monotonic() - start, seconds)
-        for other in self._others.values():
+        for rank, other in self._others.items():
             other.silent = 0.0 if other.heard else other.silent + passed
-            other.gone = other.gone + passed if other.link.ended else 0.0
+            other.gone += passed if rank in gone else 0.0  # not the time before, in which it was still there
             other.heard = False
         return passed
 
