@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
@@ -14,24 +15,55 @@ from hvd_imagenet.policy.settings import is_positive, require
 ANY_SIZE = 2**40  # samples: a training set that no setting is too large for, where its size is not known yet
 
 
+def _fits_json(value: Any) -> bool:
+    """Whether a value can be written to a run's files as it is."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """The network.
 
     Args:
         name: resnet18, resnet34, resnet50, resnet101 or resnet152 for ImageNet; resnet8, resnet20, resnet32, resnet44
-            or resnet56 for small images.
+            or resnet56 for small images; or package.module:function, which makes one of your own.
         classes: number of classes.
+        kwargs: what your own function is called with, a table {name: value}.
     """
 
     name: str = "resnet50"
     classes: int = 1000
+    kwargs: dict = field(default_factory=dict)  # not dict[str, Any], in which jsonargparse takes "1" for 1
 
     def __post_init__(self):
-        near = difflib.get_close_matches(self.name, RESNETS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        require(self.name in RESNETS, "model.name", self.name, f"{hint}known: {', '.join(RESNETS)}")
+        if self.own:
+            module, _, function = self.name.partition(":")
+            right = all(part.isidentifier() for part in (*module.split("."), function))
+            require(right, "model.name", self.name, "give package.module:function")
+        else:
+            near = difflib.get_close_matches(self.name, RESNETS, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            known = f"{', '.join(RESNETS)}, or package.module:function of your own"
+            require(self.name in RESNETS, "model.name", self.name, f"{hint}known: {known}")
         require(self.classes > 1, "model.classes", self.classes, "give 2 or more")
+        require(self.own or not self.kwargs, "model.kwargs", self.kwargs,
+                f"{self.name} takes none; they are for a model.name package.module:function")  # fmt: skip
+        require(_fits_json(self.kwargs), "model.kwargs", self.kwargs,
+                "give texts, numbers, true, false, null, and lists and tables of them")  # fmt: skip
+
+    @property
+    def own(self) -> bool:
+        """Whether the network is the user's own: made by a function, instead of from the table."""
+        return ":" in self.name
+
+    @property
+    def short_name(self) -> str:
+        """Without package and module, to name files by."""
+        return self.name.rpartition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -214,13 +246,13 @@ class Config:
 
     def __post_init__(self):
         self.policy(self.data.train_samples or ANY_SIZE)  # what only shows in the whole shows now
-        reduction = RESNETS[self.model.name].reduction
-        require(
-            self.batch.micro_size > 1 or self.data.image_size > reduction,
-            "batch.micro_size",
-            self.batch.micro_size,
-            f"batch normalisation needs more than one value: give 2 or more, or data.image_size above {reduction}",
-        )
+        of_keras = self.framework == "torch" and self.model.name.startswith("keras.")
+        require(not of_keras, "framework", "torch", f"{self.model.name} is a network of Keras: give keras")
+        # How small a network of the user's own makes its images is not known.
+        reduction = self.data.image_size if self.model.own else RESNETS[self.model.name].reduction
+        remedy = "give 2 or more" if self.model.own else f"give 2 or more, or data.image_size above {reduction}"
+        require(self.batch.micro_size > 1 or self.data.image_size > reduction, "batch.micro_size",
+                self.batch.micro_size, f"batch normalisation needs more than one value: {remedy}")  # fmt: skip
 
     def policy(self, dataset_size: int) -> LargeBatchPolicy:
         """The plan of the run on a training set of that many samples."""

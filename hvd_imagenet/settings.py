@@ -192,4 +192,5 @@ def _described(kind: Any) -> str:
         return "a table {epoch: samples}, with a space after each colon"
     if arguments:
         return ", or ".join(map(_described, arguments))
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}[kind]
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+    return {**words, dict: "a table {name: value}, with a space after each colon"}[kind]

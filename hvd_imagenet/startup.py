@@ -23,6 +23,7 @@ from hvd_imagenet.run_directory import RunDirectory
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
 WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
 WALK += ("data.mean", "data.std")
+TABLES = ("batch.global_size", "model.kwargs")  # settings that are tables, not groups of settings
 
 
 @dataclass
@@ -225,7 +226,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted keys."""
     found = {}
     for key, value in settings.items():
-        nested = isinstance(value, dict) and f"{prefix}{key}" != "batch.global_size"
+        nested = isinstance(value, dict) and f"{prefix}{key}" not in TABLES
         found.update(flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
     return found
 

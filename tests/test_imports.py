@@ -22,6 +22,7 @@ FLOORS = {
     "models": 1,
     "config": 2,
     "settings": 2,
+    "arguments": 2,
     "data": 2,
     "backend": 2,
     "torch": 3,
@@ -37,11 +38,13 @@ FLOORS = {
     "cli": 5,
     "data_cli": 5,
     "schedule": 5,
+    "export": 5,
 }
 # Rooms of one house that may use each other although they are on one floor.
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
-NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("data", "backend")}
+NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"), ("data", "backend")}
+NEIGHBOURS |= {("cli", "export")}
 # On floor 1, what each place may import from outside.
 OUTSIDE = {
     "policy": set(),

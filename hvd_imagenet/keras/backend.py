@@ -26,10 +26,12 @@ from hvd_imagenet.backend import (
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.keras.device import choose_device, set_threads
-from hvd_imagenet.keras.model import build_model
-from hvd_imagenet.keras.names import named_parameters
+from hvd_imagenet.keras.model import build
+from hvd_imagenet.keras.names import Parameter, named_buffers, named_parameters, trainable_parameters
 from hvd_imagenet.keras.norm import StepStatistics
 from hvd_imagenet.keras.optim import SGD, sum_over_workers
+from hvd_imagenet.keras.own import seed_generators
+from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
 
@@ -77,12 +79,16 @@ class Backend:
         self._dtype = "float64" if config.precision == "float64" else "float32"
         keras.config.set_floatx(self._dtype)
         keras.config.set_dtype_policy("mixed_bfloat16" if config.precision == "bf16" else self._dtype)
-        self._model = build_model(config.model.name, config.model.classes, config.seed)
         size = config.data.image_size
+        self._model = build(config.model, size, config.seed)
+        self._seed = config.seed
+        self._best = min(5, config.model.classes)
+        self._generators = seed_generators(self._model) if config.model.own else []  # no other network draws anything
         self._statistics = StepStatistics(self._model, (config.batch.micro_size, size, size, 3))
         self._optimizer = SGD(self._model, config.optimizer)
         self._parameters = named_parameters(self._model)
-        self._variables = [variable.value for variable in self._model.trainable_variables]
+        self._trainable = trainable_parameters(self._model)
+        self._variables = [parameter.variable for parameter in self._trainable.values()]
         # What the micro-batches before a step's last have added up to.
         self._gradients = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in self._variables]
         self._sums = tf.Variable(tf.zeros_like(self._statistics.running), trainable=False)
@@ -104,11 +110,13 @@ class Backend:
         losses = {}
         for number, batch in enumerate(micro_batches, first):
             self.pulse = self.pulse.worked()
+            seeds = own.noise_seeds(self._seed, plan.samples_seen, number, len(self._generators))
+            inputs = *_tensors(batch), tf.constant(seeds, tf.int64), parts
             if number + 1 < end:
-                losses[number] = self._accumulate(*_tensors(batch), parts)
+                losses[number] = self._accumulate(*inputs)
             else:
                 self.pulse = self.pulse.met()
-                losses[number], totals = self._finish(*_tensors(batch), parts, rate, stop)
+                losses[number], totals = self._finish(*inputs, rate, stop)
         self._momentum_is_there = True
         # A read waits for all that the device has been given so far: begun now, it is over when the next step is.
         read = self._reader.submit(totals.numpy).result if self._late else totals.numpy
@@ -116,8 +124,9 @@ class Backend:
         self._steps.append(step)
         self._untaken.append(step)
 
-    def _accumulate(self, images: tf.Tensor, labels: tf.Tensor, parts: tf.Tensor) -> tf.Tensor:
+    def _accumulate(self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, parts: tf.Tensor) -> tf.Tensor:
         """A micro-batch before the last of this worker's part of the step; its mean loss."""
+        self._sow(seeds)
         with tf.GradientTape() as tape:
             loss, counts = self._forward(images, labels, training=True)
             share_of_loss = loss / parts
@@ -128,9 +137,16 @@ class Backend:
         return loss
 
     def _finish(
-        self, images: tf.Tensor, labels: tf.Tensor, parts: tf.Tensor, rate: tf.Tensor, stop: tf.Tensor
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        seeds: tf.Tensor,
+        parts: tf.Tensor,
+        rate: tf.Tensor,
+        stop: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The last micro-batch of this worker's part, and the update; its mean loss, and the step's counts."""
+        self._sow(seeds)
         with tf.GradientTape() as tape:
             loss, counts = self._forward(images, labels, training=True)
             # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
@@ -141,11 +157,16 @@ class Backend:
         vector = hvd.allreduce(vector, name="step_vector", op=hvd.Sum)
         gradients = self._gradients_of(share_of_loss, tape)
         gradients = [total + gradient for total, gradient in zip(self._gradients, gradients, strict=True)]
-        self._optimizer.apply(sum_over_workers(gradients, list(self._parameters)), rate)
+        self._optimizer.apply(sum_over_workers(gradients, list(self._trainable)), rate)
         self._statistics.update(vector[:-COUNTS], parts)
         for total in (*self._gradients, self._sums, self._counts):
             total.assign(tf.zeros_like(total))
         return loss, vector[-COUNTS:]
+
+    def _sow(self, seeds: tf.Tensor) -> None:
+        """Seed what the network draws from, before a forward in training."""
+        for generator, seed in zip(self._generators, tf.unstack(seeds), strict=True):
+            generator.state.assign([seed, 0])
 
     def _gradients_of(self, loss: tf.Tensor, tape: tf.GradientTape) -> list[tf.Tensor]:
         """Of all variables: zeros for those that the loss does not reach on this worker."""
@@ -156,7 +177,7 @@ class Backend:
         """The mean loss of a batch, and its counts: summed loss, top-1, top-5 and size."""
         scores = tf.cast(self._model(tf.cast(images, self._dtype), training=training), self._dtype)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, scores)
-        best = tf.math.top_k(scores, min(5, scores.shape[1])).indices
+        best = tf.math.top_k(scores, self._best).indices
         right = tf.cast(tf.cast(best, labels.dtype) == labels[:, None], self._dtype)
         samples = tf.cast(tf.size(labels), self._dtype)
         counts = [tf.reduce_sum(losses), tf.reduce_sum(right[:, 0]), tf.reduce_sum(right), samples]
@@ -191,23 +212,30 @@ class Backend:
         parameters = {name: parameter.variable for name, parameter in self._parameters.items()}
         return {**parameters, **dict(self._statistics.named())}
 
+    def _buffers(self) -> dict[str, Parameter]:
+        """Of a user's own layers; they may differ from worker to worker: rank 0's are saved."""
+        steps = dict(self._statistics.named())
+        return {name: buffer for name, buffer in named_buffers(self._model).items() if name not in steps}
+
     def state(self) -> State:
         model = {name: parameter.numpy() for name, parameter in self._parameters.items()}
         model |= {name: statistic.numpy() for name, statistic in self._statistics.named()}
+        model |= {name: buffer.numpy() for name, buffer in self._buffers().items()}
         momentum = {name: slot.numpy() for name, slot in self._momentum().items()}
         return State(model, momentum if self._momentum_is_there else {})
 
-    def _momentum(self) -> dict:
-        slots = zip(self._parameters.items(), self._optimizer.velocities, strict=True)
+    def _momentum(self) -> dict[str, Parameter]:
+        slots = zip(self._trainable.items(), self._optimizer.velocities, strict=True)
         return {name: parameter.of(velocity) for (name, parameter), velocity in slots}
 
     def load_state(self, state: State) -> None:
-        shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
+        kept = {**self._parameters, **self._buffers()}
+        shapes = {name: parameter.shape for name, parameter in kept.items()}
         statistics = {name: tuple(statistic.shape) for name, statistic in self._statistics.named()}
         require_same_shapes("model", {**shapes, **statistics}, state.model)
         if state.momentum:
-            require_same_shapes("momentum", shapes, state.momentum)
-        for name, parameter in self._parameters.items():
+            require_same_shapes("momentum", {name: shapes[name] for name in self._trainable}, state.momentum)
+        for name, parameter in kept.items():
             parameter.assign(state.model[name])
         self._statistics.load(state.model)
         for name, slot in self._momentum().items():

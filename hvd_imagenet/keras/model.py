@@ -1,13 +1,26 @@
-"""The residual networks in Keras, built from the table."""
+"""The networks in Keras: the residual ones, built from the table, or the user's own."""
 
 from __future__ import annotations
 
 import keras
 from keras import layers
 
+from hvd_imagenet.config import ModelSettings
 from hvd_imagenet.keras.names import named_parameters
+from hvd_imagenet.keras.own import build_own
 from hvd_imagenet.models.initial import initial_parameters
 from hvd_imagenet.models.spec import BN_EPSILON, BN_MOMENTUM, RESNETS, Block, ConvNorm, ResNet
+
+
+def build(settings: ModelSettings, image_size: int, seed: int = 0) -> keras.Model:
+    """The network of a run, of the table or the user's own; images (n, height, width, 3) to scores (n, classes).
+
+    Raises:
+        SettingsError: the user's own cannot be made, or cannot be trained here.
+    """
+    if settings.own:
+        return build_own(settings, image_size, seed)
+    return build_model(settings.name, settings.classes, seed)
 
 
 def build_model(name: str, classes: int, seed: int = 0) -> keras.Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -14,7 +14,12 @@ from keras import layers
 NEUTRAL = {
     layers.Conv2D: {"kernel": ("weight", (3, 2, 0, 1))},
     layers.Dense: {"kernel": ("weight", (1, 0))},
-    layers.BatchNormalization: {"gamma": ("weight", None), "beta": ("bias", None)},
+    layers.BatchNormalization: {
+        "gamma": ("weight", None),
+        "beta": ("bias", None),
+        "moving_mean": ("running_mean", None),
+        "moving_variance": ("running_var", None),
+    },
 }
 
 
@@ -51,20 +56,44 @@ class Parameter:
 
 
 def named_parameters(model: keras.Model) -> dict[str, Parameter]:
+    """What training changes, or would if it were not frozen, by neutral name."""
+    return _named(model, lambda layer: layer._trainable_variables)
+
+
+def trainable_parameters(model: keras.Model) -> dict[str, Parameter]:
     """What training changes, by neutral name."""
-    return {name: p for name, variable, p in _named(model) if variable.trainable}
+    learned = {id(variable.value) for variable in model.trainable_variables}
+    return {name: parameter for name, parameter in named_parameters(model).items() if id(parameter.variable) in learned}
+
+
+def named_buffers(model: keras.Model) -> dict[str, Parameter]:
+    """What layers keep beside their parameters, such as moving averages, by neutral name; not where chance stands."""
+    return _named(model, lambda layer: layer._non_trainable_variables)
 
 
 def layers_of(model: keras.Model, kind: type[keras.Layer]) -> Iterator[tuple[str, keras.Layer]]:
     """Neutral name of each layer of a type, and the layer; those inside of other layers, too."""
+    taken: set[str] = set()
     for layer in model._flatten_layers():
+        name = _free((layer.path or layer.name).removeprefix(f"{model.name}/").replace("/", "."), taken)
         if isinstance(layer, kind):
-            yield (layer.path or layer.name).removeprefix(f"{model.name}/").replace("/", "."), layer
+            yield name, layer
 
 
-def _named(model: keras.Model) -> Iterator[tuple[str, keras.Variable, Parameter]]:
+def _named(model: keras.Model, variables_of: Callable[[keras.Layer], list[keras.Variable]]) -> dict[str, Parameter]:
+    found: dict[str, Parameter] = {}
     for path, layer in layers_of(model, keras.Layer):
         neutral = next((names for kind, names in NEUTRAL.items() if isinstance(layer, kind)), {})
-        for variable in layer._trainable_variables + layer._non_trainable_variables:
+        taken: set[str] = set()
+        for variable in variables_of(layer):
             name, axes = neutral.get(variable.name, (variable.name, None))
-            yield f"{path}.{name}", variable, Parameter(variable.value, axes)
+            found[f"{path}.{_free(name, taken)}"] = Parameter(variable.value, axes)
+    return found
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """A name that is not taken yet, and is now: layers inside of different models may have the same."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name

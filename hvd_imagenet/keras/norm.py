@@ -29,10 +29,12 @@ class StepStatistics:
     """
 
     def __init__(self, model: keras.Model, images: tuple[int, int, int, int]):
-        self._layers = [(name, layer) for name, layer in layers_of(model, BatchNormalization) if layer.trainable]
-        counts = _values_per_channel(model, [layer for _, layer in self._layers], images)
+        norms = [(name, layer) for name, layer in layers_of(model, BatchNormalization) if layer.trainable]
+        counts = _values_per_channel(model, [layer for _, layer in norms], images)
+        self._layers = [(name, layer) for name, layer in norms if id(layer) in counts]
         momenta, unbiased = [], []
-        for (_, layer), count in zip(self._layers, counts, strict=True):
+        for _, layer in self._layers:
+            count = counts[id(layer)]
             channels = layer.moving_mean.shape[0]
             momenta += [1 - layer.momentum] * 2 * channels
             unbiased += [1.0] * channels + [count / (count - 1)] * channels  # Keras's own variance is the biased one
@@ -64,7 +66,8 @@ class StepStatistics:
 
     def load(self, named: dict[str, tf.Tensor]) -> None:
         """Take over running statistics by their neutral names."""
-        self.running.assign(tf.concat([tf.cast(named[name], self.running.dtype) for name, _ in self.named()], 0))
+        values = [tf.cast(named[name], self.running.dtype) for name, _ in self.named()]
+        self.running.assign(tf.concat([*values, self.running[:0]], 0))  # of nothing, too
 
     def _of_layers(self) -> tf.Tensor:
         pairs = [variable.value for _, layer in self._layers for variable in (layer.moving_mean, layer.moving_variance)]
@@ -78,8 +81,8 @@ class StepStatistics:
             start += 2 * channels
 
 
-def _values_per_channel(model: keras.Model, norms: list[BatchNormalization], images: tuple[int, ...]) -> list[int]:
-    """Over how many values each layer takes its statistics; found by tracing the model once."""
+def _values_per_channel(model: keras.Model, norms: list[BatchNormalization], images: tuple[int, ...]) -> dict[int, int]:
+    """By the layers' ids, over how many values each takes its statistics; found by tracing the model once."""
     found = {}
 
     def recording(layer: BatchNormalization):
@@ -101,4 +104,4 @@ def _values_per_channel(model: keras.Model, norms: list[BatchNormalization], ima
     finally:
         for layer in norms:
             del layer.call
-    return [found[id(layer)] for layer in norms]
+    return found

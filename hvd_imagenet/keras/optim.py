@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras.layers import BatchNormalization
 
 from hvd_imagenet.config import OptimizerSettings
-from hvd_imagenet.keras.names import layers_of
+from hvd_imagenet.keras.names import layers_of, trainable_parameters
 
 
 def undecayed(model: keras.Model) -> set[int]:
@@ -25,12 +25,12 @@ class SGD:
     momentum is a constant of the traced step, and its weight decay is not coupled.
 
     Attributes:
-        velocities: u of each trainable variable of the model, in their order.
+        velocities: u of each of the model's trainable parameters, in their order.
     """
 
     def __init__(self, model: keras.Model, settings: OptimizerSettings):
         spared = undecayed(model)
-        self._variables = [variable.value for variable in model.trainable_variables]
+        self._variables = [parameter.variable for parameter in trainable_parameters(model).values()]
         self._decays = [0.0 if id(v) in spared else settings.weight_decay for v in self._variables]
         self._momentum = settings.momentum
         self._nesterov = settings.nesterov

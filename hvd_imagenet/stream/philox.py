@@ -28,6 +28,11 @@ def below(numbers: np.ndarray, limit: np.ndarray | int) -> np.ndarray:
     return ((numbers >> np.uint64(32)) * np.asarray(limit, np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
+def seeds(seed: int, purpose: str, count: int) -> list[int]:
+    """`count` seeds from 0 to 2**32 - 1, for generators of other libraries."""
+    return below(raw(seed, purpose, 0, count), 2**32).tolist()
+
+
 def normal(seed: int, purpose: str, count: int) -> np.ndarray:
     """`count` independent draws, float64, of the standard normal distribution (Box and Muller 1958)."""
     pairs = -(-count // 2)

@@ -26,11 +26,13 @@ from hvd_imagenet.backend import (
 )
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import LostContactError, SettingsError
+from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
-from hvd_imagenet.torch.model import build_model
+from hvd_imagenet.torch.model import build
 from hvd_imagenet.torch.norm import StepStatistics
 from hvd_imagenet.torch.optim import GradientSum, contiguous_view, sgd
+from hvd_imagenet.torch.own import own_buffers
 
 COUNTS = 5  # loss, top-1, top-5, samples, and workers asked to stop: the end of the step vector
 
@@ -80,8 +82,8 @@ class Backend:
 
         self._dtype = torch.float64 if config.precision == "float64" else torch.float32
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bf16")
-        model = build_model(config.model.name, config.model.classes, config.seed, self._dtype)
-        self._model = model.to(self._device, memory_format=torch.channels_last)
+        self._model = build(config.model, config.data.image_size, config.seed, self._dtype, self._device)
+        self._seed = config.seed if config.model.own else None  # no other network draws anything
         self._statistics = StepStatistics(self._model)
         self._optimizer = sgd(self._model, config.optimizer)
         self._gradients = GradientSum(self._model)
@@ -109,6 +111,8 @@ class Backend:
         losses = {}
         for number, batch in enumerate(micro_batches, first):
             self.pulse = self.pulse.worked()
+            if self._seed is not None:
+                torch.manual_seed(*own.noise_seeds(self._seed, plan.samples_seen, number, 1))
             loss = self._forward(batch, self._counts)
             losses[number] = loss.detach()
             self._statistics.add()
@@ -178,23 +182,31 @@ class Backend:
     def _named(self) -> dict[str, torch.Tensor]:
         return {**{name: p.data for name, p in self._model.named_parameters()}, **dict(self._statistics.named())}
 
+    def _kept(self) -> dict[str, torch.Tensor]:
+        """With the buffers of a user's own layers, which may differ from worker to worker: rank 0's are saved."""
+        return {**self._named(), **own_buffers(self._model)}
+
     def _momentum(self) -> dict[str, torch.Tensor]:
-        slots = {name: self._optimizer.state[p].get("momentum_buffer") for name, p in self._model.named_parameters()}
+        slots = {name: self._optimizer.state[p].get("momentum_buffer") for name, p in self._trainable().items()}
         return {name: slot for name, slot in slots.items() if slot is not None}
 
+    def _trainable(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+
     def state(self) -> State:
-        model = {name: _to_numpy(tensor) for name, tensor in self._named().items()}
+        model = {name: _to_numpy(tensor) for name, tensor in self._kept().items()}
         return State(model, {name: _to_numpy(slot) for name, slot in self._momentum().items()})
 
     def load_state(self, state: State) -> None:
-        named = self._named()
-        require_same_shapes("model", {name: tuple(t.shape) for name, t in named.items()}, state.model)
-        parameters = dict(self._model.named_parameters())
+        kept = self._kept()
+        require_same_shapes("model", {name: tuple(t.shape) for name, t in kept.items()}, state.model)
+        parameters = self._trainable()
         if state.momentum:
             require_same_shapes("momentum", {name: tuple(p.shape) for name, p in parameters.items()}, state.momentum)
         self._optimizer.state.clear()
-        for name, tensor in named.items():
+        for name, tensor in kept.items():
             tensor.copy_(torch.from_numpy(state.model[name]))
+        self._statistics.use_running()  # which a frozen layer normalises by in training, too
         for name, slot in state.momentum.items():
             parameter = parameters[name]
             momentum = torch.empty_like(parameter).copy_(torch.from_numpy(slot))

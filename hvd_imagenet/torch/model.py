@@ -1,4 +1,4 @@
-"""The residual networks in PyTorch, built from the table."""
+"""The networks in PyTorch: the residual ones, built from the table, or the user's own."""
 
 from __future__ import annotations
 
@@ -6,8 +6,28 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hvd_imagenet.config import ModelSettings
 from hvd_imagenet.models.initial import initial_parameters
 from hvd_imagenet.models.spec import BN_EPSILON, BN_MOMENTUM, RESNETS, Block, ConvNorm, ResNet
+from hvd_imagenet.torch.own import build_own
+
+
+def build(
+    settings: ModelSettings,
+    image_size: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """The network of a run, of the table or the user's own; images (n, 3, height, width) to scores (n, classes).
+
+    Raises:
+        SettingsError: the user's own cannot be made, or cannot be trained here.
+    """
+    if settings.own:
+        return build_own(settings, image_size, seed, dtype, torch.device(device))
+    model = build_model(settings.name, settings.classes, seed, dtype)
+    return model.to(device, memory_format=torch.channels_last)
 
 
 def build_model(name: str, classes: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:

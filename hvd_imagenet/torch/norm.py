@@ -24,7 +24,8 @@ class StepStatistics:
     """
 
     def __init__(self, model: nn.Module):
-        self._layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)]
+        norms = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)]
+        self._layers = [(name, layer) for name, layer in norms if layer.running_mean is not None]
         momenta = []
         for _, layer in self._layers:
             momenta += [layer.momentum] * 2 * layer.num_features
