@@ -13,19 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import gloo
+from jobs import ALONE, gloo, outside
 from PIL import Image
 from runs import RECIPE
 
 ON_A_WORKER = "HOROVOD_RANK" in os.environ
 LAUNCH_SECONDS = 180
+if not ON_A_WORKER:
+    os.environ.update(ALONE)
 
 
 def horovodrun(workers: int, *command: str, **environment: str) -> subprocess.CompletedProcess:
     """Run a command on so many workers of this machine; output and errors together, as text."""
     return subprocess.run(
         [*map(str, gloo(workers)), *command],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        env={**outside(), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -35,11 +37,17 @@ def horovodrun(workers: int, *command: str, **environment: str) -> subprocess.Co
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    workers = getattr(pyfuncitem, "callspec", None) and pyfuncitem.callspec.params.get("workers")
-    if not workers or ON_A_WORKER:
+    if ON_A_WORKER or not given(pyfuncitem, "workers"):
         return None
-    on_workers(workers, f"{pyfuncitem.path}::{pyfuncitem.name}", pyfuncitem.funcargs["session_folder"])
+    folder, workers = pyfuncitem.funcargs["session_folder"], given(pyfuncitem, "workers")
+    if not passed_in_one_launch(pyfuncitem, folder):
+        on_workers(workers, f"{pyfuncitem.path}::{pyfuncitem.name}", folder)
     return True
+
+
+def given(item: pytest.Item, parameter: str):
+    """The value of a test's parameter; None: it has none of that name."""
+    return item.callspec.params.get(parameter) if hasattr(item, "callspec") else None
 
 
 def on_workers(workers: int, test: str, folder: Path) -> None:
@@ -47,6 +55,34 @@ def on_workers(workers: int, test: str, folder: Path) -> None:
     done = horovodrun(workers, sys.executable, "-m", "pytest", test, TEST_FOLDER=str(folder))
     if done.returncode != 0 or done.stdout.count("1 passed") != workers:
         pytest.fail(f"on {workers} workers:\n{done.stdout}", pytrace=False)
+
+
+def passed_in_one_launch(item: pytest.Item, folder: Path) -> bool:
+    """Whether a test passed on all workers, run there with all that belong together with it, since a launch takes long.
+
+    These are the tests of a file marked ``one_launch``, on as many workers and in the same framework, of which only one
+    fits into a process. Where it has not passed, or not come to be run, it is to be run alone.
+    """
+    if not item.get_closest_marker("one_launch"):
+        return False
+    kind = item.path.stem, given(item, "workers"), given(item, "framework")
+    reports = folder / "launches" / "-".join(map(str, kind))
+    if not reports.exists():
+        reports.mkdir(parents=True)
+        tests = [other for other in item.session.items if other.path == item.path]
+        tests = [o for o in tests if (o.path.stem, given(o, "workers"), given(o, "framework")) == kind]
+        names = [f"{other.path}::{other.name}" for other in tests]
+        places = {"TEST_FOLDER": str(folder), "TEST_REPORTS": str(reports)}
+        horovodrun(kind[1], sys.executable, "-m", "pytest", "-x", *names, **places)
+    passed = [path.read_text().splitlines() for path in reports.iterdir()]
+    return len(passed) == kind[1] and all(item.name in names for names in passed)
+
+
+def pytest_runtest_logreport(report):
+    """On a worker: write down what has passed."""
+    if "TEST_REPORTS" in os.environ and report.when == "call" and report.passed:
+        with (Path(os.environ["TEST_REPORTS"]) / os.environ["HOROVOD_RANK"]).open("a") as file:
+            file.write(report.nodeid.rpartition("::")[2] + "\n")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,6 +24,15 @@ run_commandline()
 """
 
 
+# Both frameworks come to life in the process of the tests, and their two Horovods must not share one MPI.
+ALONE = {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo"}
+
+
+def outside():
+    """The environment for jobs, from Python's own copy: MPI adds to the real one, and mpirun fails of that."""
+    return {name: value for name, value in os.environ.items() if name not in ALONE}
+
+
 def gloo(workers):
     places = ["-np", workers, "-H", f"localhost:{workers}", "--gloo", "--network-interface", "lo"]
     return [sys.executable, "-c", HOROVODRUN, *places]
@@ -50,8 +59,7 @@ class Job:
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 list(map(str, command)),
-                # Python's own copy of the environment: MPI adds to the real one, and mpirun fails of that.
-                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1", **environment},
+                env={**outside(), "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -8,7 +8,7 @@ from steps import made, micro_batches, plan
 
 from hvd_imagenet.backend import State
 
-pytestmark = pytest.mark.parametrize("framework", ["torch", "keras"])
+pytestmark = [pytest.mark.one_launch, pytest.mark.parametrize("framework", ["torch", "keras"])]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "float64"])

@@ -23,6 +23,8 @@ from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.stream import share
 from hvd_imagenet.torch.model import build_model as build_in_torch
 
+pytestmark = pytest.mark.one_launch
+
 
 @pytest.fixture(autouse=True)
 def float64():

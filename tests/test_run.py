@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import LAUNCH_SECONDS
+from jobs import outside
 from runs import EPOCHS, GLOBAL, MICRO, SAMPLES, closest, metrics, train, weights
 
 from hvd_imagenet import checkpoint, cli, evaluation, settings
@@ -150,7 +151,7 @@ def mpirun(workers, *command):
     return subprocess.run(
         ["mpirun", *places, sys.executable, "-m", "hvd_imagenet.cli", *map(str, command)],
         # Python's own copy of the environment: MPI adds to the real one when it starts, and mpirun fails of that.
-        env=dict(os.environ),
+        env=outside(),
         capture_output=True,
         text=True,
         timeout=LAUNCH_SECONDS,

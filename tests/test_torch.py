@@ -13,6 +13,8 @@ from hvd_imagenet.torch.model import build_model
 from hvd_imagenet.torch.norm import StepStatistics
 from hvd_imagenet.torch.optim import GradientSum, contiguous_view, sgd, sgd_param_groups
 
+pytestmark = pytest.mark.one_launch
+
 
 def test_weight_decay_spares_gamma_and_beta_and_nothing_else():
     model = build_model("resnet8", 10)
