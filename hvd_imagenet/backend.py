@@ -10,6 +10,7 @@ import socket
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -64,7 +65,7 @@ class State:
     """What training has made, under neutral names, as numpy arrays in torchvision's layouts.
 
     Attributes:
-        model: parameters and the running statistics of batch normalisation.
+        model: parameters, the running statistics of batch normalisation, and what else a user's own network keeps.
         momentum: the paper's u of each parameter; empty before the first step.
     """
 
@@ -215,7 +216,16 @@ def set_horovod_defaults(on_gpu: bool, stall_seconds: float | None) -> None:
 
 
 def load(framework: str) -> type[Backend]:
-    """The backend class of a framework; imports that framework, and nothing of the other.
+    """The backend class of a framework.
+
+    Raises:
+        SettingsError: see `import_part`.
+    """
+    return import_part(framework, "backend").Backend
+
+
+def import_part(framework: str, part: str) -> ModuleType:
+    """A module of a framework's folder; imports that framework, and nothing of the other.
 
     Raises:
         SettingsError: the framework or its part of Horovod is not installed, or not the one for the other.
@@ -224,7 +234,7 @@ def load(framework: str) -> type[Backend]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", OTHER_VERSION)  # Horovod itself only warns if it loads at all
-            return importlib.import_module(f"hvd_imagenet.{framework}.backend").Backend
+            return importlib.import_module(f"hvd_imagenet.{framework}.{part}")
     except (ImportError, UserWarning) as error:
         reason, *_ = str(error).splitlines()
         if re.match(OTHER_VERSION, reason):

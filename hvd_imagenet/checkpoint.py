@@ -130,6 +130,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
 
 
+def require_any(folder: Path) -> None:
+    """Raise CheckpointError unless there is a checkpoint in a folder, usable or not."""
+    if not checkpoints(folder):
+        raise CheckpointError(f"{folder}: holds no checkpoint; the run has not got so far")
+
+
 def load(folder: Path, skipped: Callable[[Path, CheckpointError], None]) -> tuple[State, Progress, dict[str, Any]]:
     """The newest usable checkpoint in a folder: its state, where the run was, and the run's settings.
 

@@ -21,6 +21,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
 
   train      train a network; under horovodrun or mpirun on many workers
   evaluate   evaluate a run's newest checkpoint
+  export     write a run's newest checkpoint for torchvision, Keras or ONNX
   schedule   the plan of a run: batch size and learning rate, before any work
   data       make and look at data sets: pack, info, fashion-mnist
 
@@ -46,6 +47,7 @@ def main(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": train,
         "evaluate": evaluate,
+        "export": export,
         "schedule": schedule,
         "data": data,
     }
@@ -99,7 +101,7 @@ def train(arguments: list[str]) -> None:
 
     from hvd_imagenet.run_directory import RunDirectory
 
-    run = RunDirectory(Path(options.run or f"runs/{config.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    run = RunDirectory(Path(options.run or f"runs/{config.model.short_name}-{time.strftime('%Y%m%d-%H%M%S')}"))
     if options.resume == "always":
         run.holds_run(options.resume)  # what can be said before the seconds that frameworks take to load
 
@@ -114,11 +116,7 @@ def evaluate(arguments: list[str]) -> None:
     parser = settings.parser("evaluate", "Evaluate a run's newest checkpoint on the whole validation set.")
     parser.add_argument("--run", metavar="FOLDER", help="the run's folder (needed)")
     config, options = settings.parse(parser, _with_settings_of_run(arguments))
-    _require_name(options.run)
-    if options.run is None:
-        raise SettingsError("--run: missing; give the folder of a run")
-    if not (Path(options.run) / "config.yaml").exists():
-        raise SettingsError(f"--run: {options.run}; holds no run (no config.yaml)")
+    _require_run(options.run)
 
     from hvd_imagenet import evaluation
     from hvd_imagenet.run_directory import RunDirectory
@@ -127,6 +125,32 @@ def evaluate(arguments: list[str]) -> None:
     if _is_first_worker():
         accuracies = "  ".join(f"{name} {value:.2%}" for name, value in totals.accuracies().items())
         print(f"step {step}  loss {totals.loss:.4f}  {accuracies}  of {totals.count:,} images")
+
+
+def export(arguments: list[str]) -> None:
+    from hvd_imagenet.arguments import Parser
+
+    parser = Parser(
+        prog="hvd-imagenet export",
+        description="Write a run's newest checkpoint as a file that others read; whatever framework it was trained in.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", metavar="FOLDER", required=True, help="the run's folder")
+    parser.add_argument(
+        "--format",
+        metavar="torchvision|keras|onnx",
+        required=True,
+        help="torchvision: a state_dict for load_state_dict; keras: a model for keras.saving.load_model; onnx: a model "
+        "from images to scores, for any number of images",
+    )
+    parser.add_argument("-o", metavar="FILE", type=Path, help="default: RUN/MODEL-step-N.pth, .keras or .onnx")
+    options = parser.parse_args(arguments)
+    _require_run(options.run)
+
+    from hvd_imagenet import export as exporting
+    from hvd_imagenet.run_directory import RunDirectory
+
+    exporting.export(RunDirectory(Path(options.run)), options.format, options.o)
 
 
 def schedule(arguments: list[str]) -> None:
@@ -161,6 +185,15 @@ def _require_name(run: str | None) -> None:
     """Refuse a folder without a name, as where a script's variable is unset."""
     if run == "":
         raise SettingsError("--run: is empty; give the name of a folder")
+
+
+def _require_run(run: str | None) -> None:
+    """Refuse what is not the folder of a run."""
+    _require_name(run)
+    if run is None:
+        raise SettingsError("--run: missing; give the folder of a run")
+    if not (Path(run) / "config.yaml").exists():
+        raise SettingsError(f"--run: {run}; holds no run (no config.yaml)")
 
 
 def _say_last(error: RunError) -> None:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hvd_imagenet.arguments import Parser
 from hvd_imagenet.data.pack import pack
 from hvd_imagenet.data.sources import Source
 from hvd_imagenet.data.sources.fashion_mnist import DEBIAN_FOLDER, FashionMnist
 from hvd_imagenet.data.sources.folder import ImageFolder
 from hvd_imagenet.data.store import Store, open_store
-from hvd_imagenet.errors import DataError, SettingsError
+from hvd_imagenet.errors import DataError
 
 
 def main(arguments: list[str]) -> None:
     """Run ``hvd-imagenet data`` with these arguments."""
-    parser = _Parser(prog="hvd-imagenet data", description="Make data sets and look at them.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    parser = Parser(prog="hvd-imagenet data", description="Make data sets and look at them.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     packing = commands.add_parser("pack", help="pack train/CLASS/* and val/CLASS/* into tar shards with an index")
     packing.add_argument("source", metavar="SRC", type=Path, help="a folder with train/CLASS/* and val/CLASS/*")
@@ -44,13 +44,6 @@ def main(arguments: list[str]) -> None:
 
     options = parser.parse_args(arguments)
     options.command(options)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Usage errors end as all others do."""
-
-    def error(self, message: str):
-        raise SettingsError(f"{message}; see {self.prog} --help")
 
 
 def _image_folder(root: Path) -> ImageFolder:

@@ -10,7 +10,7 @@ from hvd_imagenet.backend import Backend, Batch, Totals
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import Worker, evaluation_batches
 from hvd_imagenet.data.store import Store
-from hvd_imagenet.errors import CheckpointError, StoppedError
+from hvd_imagenet.errors import StoppedError
 from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.stopping import StopRequests
 from hvd_imagenet.faults.together import together
@@ -44,8 +44,8 @@ def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
             val_set = open_everywhere(config, "val", backend)
             with together(backend):
                 check_classes(config, val_set)
-                if backend.rank == 0 and not checkpoint.checkpoints(run.checkpoints):
-                    raise CheckpointError(f"{run.checkpoints}: holds no checkpoint; the run has not got so far")
+                if backend.rank == 0:
+                    checkpoint.require_any(run.checkpoints)
             state, progress, _ = read_checkpoint(run, backend, going_on=False)
             take_over(state, backend)
             job.expect_progress()
