@@ -229,7 +229,8 @@ def test_a_scheduler_goes_on_from_its_state():
 
 
 def test_an_optimizer_is_saved_and_loaded_with_its_model(tmp_path):
-    for name, (inner, wrap, batches) in OPTIMIZERS.items():
+    for name in ("loss scale inside", "accumulation, loss scale outside"):
+        inner, wrap, batches = OPTIMIZERS[name]
         whole, first = network(), network()
         fit(whole, wrap(inner()), data(), GLOBAL // batches, epochs=2)
         fit(first, wrap(inner()), data(), GLOBAL // batches, epochs=1)

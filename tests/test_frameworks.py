@@ -1,10 +1,14 @@
 """PyTorch and Keras, step by step: the same recipe gives the same run, and either goes on with the other's."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
+import torch
 from conftest import make_image_folder
 from runs import closest, metrics, train, weights
+from steps import made, micro_batches, plan
 
 from hvd_imagenet import cli
 
@@ -77,6 +81,35 @@ def test_a_run_goes_on_in_the_other_framework(runs, many_images, tmp_path, first
     done = len(losses(run))
     assert cli.main(["train", "--run", str(run), "--resume", "--framework", then, "--epochs", "3"]) == 0
     assert losses(run) == pytest.approx(losses(runs / "torch")[: done + 10], rel=1e-9)
+
+
+def weights_by_step(framework, contiguous=False):
+    """All weights after each of 30 steps in float32."""
+    backend, found = made(framework, "float32"), []
+    if contiguous:
+        backend._model.to(memory_format=torch.contiguous_format)
+        backend._model.register_forward_pre_hook(lambda _, images: (images[0].contiguous(),))
+    for step in range(30):
+        each = dataclasses.replace(plan(3, rate=0.02 + 0.009 * min(step, 20)), step=step)
+        backend.train_step(each, list(micro_batches(3, seed=step % 8)))
+        model = backend.state().model
+        found.append(np.concatenate([model[name].ravel() for name in sorted(model)]))
+    return found
+
+
+def test_in_float32_the_frameworks_part_no_faster_than_two_memory_formats_of_pytorch():
+    """Before the first jump: where a rounding puts a value on the other side of a ReLU, any two runs part for good."""
+    ours, other_format, other_framework = (
+        weights_by_step("torch"),
+        weights_by_step("torch", True),
+        weights_by_step("keras"),
+    )
+    distances = [
+        [np.linalg.norm(other - one) for one, other in zip(ours, others, strict=True)]
+        for others in (other_framework, other_format)
+    ]
+    ratios = [framework / layout for framework, layout in zip(*distances, strict=True)]
+    assert all(distances[1]) and max(ratios) <= 3, ratios
 
 
 def test_in_float32_the_first_steps_are_close(runs, many_images, tmp_path):

@@ -28,6 +28,8 @@ HOST = socket.gethostname()
 JOB_SH = ["bash", Path(__file__).parents[1] / "launch" / "job.sh"]
 ENDLESS = ["--epochs", "100000", "--checkpoint.every_epochs", "null", "--evaluate.every_epochs", "100000"]
 LAUNCHERS = {"gloo": gloo, "mpi": mpi}
+WAYS = [("gloo", "torch"), ("mpi", "torch")]
+WAYS += [pytest.param(launcher, "keras", marks=pytest.mark.long) for launcher in LAUNCHERS]
 
 
 @pytest.fixture
@@ -46,9 +48,9 @@ def begin(recipe, image_folder, tmp_path):
             job.kill()
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_killed_worker_ends_the_job_and_is_named_last(begin, launcher):
-    job = begin(LAUNCHERS[launcher](2), script=JOB_SH)
+@pytest.mark.parametrize(("launcher", "framework"), WAYS)
+def test_a_killed_worker_ends_the_job_and_is_named_last(begin, launcher, framework):
+    job = begin(LAUNCHERS[launcher](2), "--framework", framework, script=JOB_SH)
     workers = job.workers()
     job.signal(1, signal.SIGKILL)
     start = time.monotonic()
@@ -114,10 +116,10 @@ def test_what_goes_wrong_on_one_worker_alone_ends_all_with_its_status(begin, rec
     assert "Traceback" not in job.log()
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_signal_to_one_worker_stops_all_with_everything_saved(begin, launcher, tmp_path):
+@pytest.mark.parametrize(("launcher", "framework"), WAYS)
+def test_a_signal_to_one_worker_stops_all_with_everything_saved(begin, launcher, framework, tmp_path):
     writing = f"trap : TERM; \"$@\"; code=$?; echo $code >> '{tmp_path / 'codes'}'; exit $code"
-    job = begin([*LAUNCHERS[launcher](2), "bash", "-c", writing, "worker"])
+    job = begin([*LAUNCHERS[launcher](2), "bash", "-c", writing, "worker"], "--framework", framework)
     job.signal(1, signal.SIGTERM)
     assert job.end() == {"gloo": 1, "mpi": 75}[launcher]  # horovodrun turns every status into 1
     assert (tmp_path / "codes").read_text() == "75\n75\n"
@@ -199,7 +201,7 @@ def test_what_goes_wrong_before_the_workers_have_met_is_told_by_who_knows_it(wor
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HVD_IMAGENET_STATUS", str(shared / "made-alone.json"))
         if rank == 1:
-            patch.setattr(torch_backend, "build_model", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
+            patch.setattr(torch_backend, "build", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
             with pytest.raises(MemoryError):
                 train(recipe, image_folder, shared / "made-alone")
         else:
