@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import math
-import os
 import re
-import socket
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +16,6 @@ from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.policy import StepPlan
 
 OTHER_VERSION = "Framework .* installed with version"  # how Horovod begins to say so
-NO_STALL = 86400  # seconds: where no stall is to end a job, Gloo's patience
 
 
 class Batch(NamedTuple):
@@ -153,46 +149,6 @@ class Backend(Protocol):
         """Every worker's (picklable) value, in the order of the ranks, on every worker; also a barrier."""
 
 
-class Place(NamedTuple):
-    """Where a worker runs: its host, the cores it may use, and its GPU by its unique name (None: the CPU)."""
-
-    host: str
-    cores: frozenset[int]
-    gpu: str | None
-
-
-def this_place(gpu: str | None) -> Place:
-    """The place of this process."""
-    return Place(socket.gethostname(), frozenset(os.sched_getaffinity(0)), gpu)
-
-
-def cores_per_worker(places: list[Place], rank: int) -> int:
-    """Threads that a worker may keep busy: its host's cores shared out, at least 1.
-
-    Launchers may have bound each worker to cores of its own, or left all of them to all.
-    """
-    neighbours = [place for place in places if place.host == places[rank].host]
-    return max(1, len(frozenset().union(*(place.cores for place in neighbours))) // len(neighbours))
-
-
-def require_own_gpus(places: list[Place]) -> None:
-    """Check that every worker has a GPU to itself, or none has one.
-
-    Raises:
-        SettingsError: names two workers that share a GPU, or one that has none.
-    """
-    owners: dict[tuple[str, str | None], int] = {}
-    for rank, place in enumerate(places):
-        if place.gpu is None and any(other.gpu for other in places):
-            raise SettingsError(f"worker {rank} on {place.host} has no GPU, others have; start one worker per GPU")
-        other = owners.setdefault((place.host, place.gpu), rank)
-        if place.gpu is not None and other != rank:
-            raise SettingsError(
-                f"workers {other} and {rank} on {place.host} share GPU {place.gpu}; start one worker per GPU, "
-                "or hide the GPUs: CUDA_VISIBLE_DEVICES="
-            )
-
-
 def require_same_shapes(what: str, expected: dict[str, tuple[int, ...]], given: dict[str, np.ndarray]) -> None:
     """Raise ValueError unless a part of a state has the names and shapes that the network has."""
     found = {name: array.shape for name, array in given.items()}
@@ -200,19 +156,6 @@ def require_same_shapes(what: str, expected: dict[str, tuple[int, ...]], given: 
     if differing:
         name = differing[0][0]
         raise ValueError(f"{what}: {name} has shape {found.get(name)}, the network's is {expected.get(name)}")
-
-
-def set_horovod_defaults(on_gpu: bool, stall_seconds: float | None) -> None:
-    """Settings that Horovod reads when it starts; what the user has set stays.
-
-    Horovod's coordinator wakes up every millisecond. Where it shares its cores with the training, that is
-    dear: every five milliseconds gave 6 to 40 % more images per second, ResNet-8 on two workers and two cores.
-
-    Gloo gives up after 30 seconds, and cannot say on whom: later than the watchdog, which can.
-    """
-    if not on_gpu:
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
-    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(math.ceil(stall_seconds or NO_STALL) + 30))
 
 
 def load(framework: str) -> type[Backend]:

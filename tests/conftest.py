@@ -24,15 +24,18 @@ if not ON_A_WORKER:
 
 
 def horovodrun(workers: int, *command: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run a command on so many workers of this machine; output and errors together, as text."""
-    return subprocess.run(
-        [*map(str, gloo(workers)), *command],
-        env={**outside(), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LAUNCH_SECONDS,
-    )
+    """Run a command on so many workers of this machine; output and errors together, as text; 124: it took too long."""
+    try:
+        return subprocess.run(
+            [*map(str, gloo(workers)), *command],
+            env={**outside(), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LAUNCH_SECONDS,
+        )
+    except subprocess.TimeoutExpired as late:
+        return subprocess.CompletedProcess(late.cmd, 124, f"{(late.output or b'').decode()}\n{late}")
 
 
 @pytest.hookimpl(tryfirst=True)

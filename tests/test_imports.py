@@ -25,6 +25,7 @@ FLOORS = {
     "arguments": 2,
     "data": 2,
     "backend": 2,
+    "host": 2,
     "torch": 3,
     "keras": 3,
     "checkpoint": 3,

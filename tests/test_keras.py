@@ -83,8 +83,8 @@ def test_sgd_by_hand(nesterov):
 @pytest.mark.parametrize("workers", [2])
 def test_gradients_are_summed(workers):
     hvd.init()
-    gradients = [tf.constant([1.0, 2.0]) * (hvd.rank() + 1), tf.constant([[5.0]]) * hvd.rank()]
-    one, other = sum_over_workers(gradients, ["one", "other"])
+    one = sum_over_workers(tf.constant([1.0, 2.0]) * (hvd.rank() + 1), "one")
+    other = sum_over_workers(tf.constant([[5.0]]) * hvd.rank(), "other")
     assert one.numpy().tolist() == [3.0, 6.0] and other.numpy().tolist() == [[5.0]]
 
 
@@ -147,7 +147,7 @@ def test_neither_the_learning_rate_nor_the_number_of_micro_batches_is_traced_aga
     for micro, rate in ((3, 0.1), (2, 0.2), (5, 0.05), (1, 0.1)):
         backend.train_step(plan(micro, rate=rate), micro_batches(micro), stop=micro == 2)
     assert backend._accumulate.experimental_get_tracing_count() == 1
-    assert backend._finish.experimental_get_tracing_count() == 1
+    assert backend._finish.experimental_get_tracing_count() == 2  # with micro-batches before it, and without
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [(np.float32, 32), (np.float64, 64)])

@@ -13,18 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet.backend import (
-    Batch,
-    Pulse,
-    State,
-    Totals,
-    require_own_gpus,
-    require_same_shapes,
-    set_horovod_defaults,
-    this_place,
-)
+from hvd_imagenet.backend import Batch, Pulse, State, Totals, require_same_shapes
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import LostContactError, SettingsError
+from hvd_imagenet.host import require_own_gpus, set_horovod_defaults, this_place
 from hvd_imagenet.keras.device import choose_device, set_threads
 from hvd_imagenet.keras.model import build
 from hvd_imagenet.keras.names import Parameter, named_buffers, named_parameters, trainable_parameters
@@ -91,8 +83,7 @@ class Backend:
         self._variables = [parameter.variable for parameter in self._trainable.values()]
         # What the micro-batches before a step's last have added up to.
         self._gradients = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in self._variables]
-        self._sums = tf.Variable(tf.zeros_like(self._statistics.running), trainable=False)
-        self._counts = tf.Variable(tf.zeros([COUNTS], self._dtype), trainable=False)
+        self._vector = tf.Variable(tf.zeros(self._statistics.running.shape[0] + COUNTS, self._dtype), trainable=False)
         self._momentum_is_there = False
         self._steps: deque[_Step] = deque(maxlen=2)
         self._untaken: deque[_Step] = deque(maxlen=2)
@@ -107,6 +98,8 @@ class Backend:
         first, end = share(plan.micro_batches, self.rank, self.size)
         # Tensors, since the trace of a Python number would hold for that number only.
         rate, parts, stop = (tf.constant(n, self._dtype) for n in (plan.learning_rate, plan.micro_batches, stop))
+        # The same trace on all workers: TensorFlow merges reductions of tensors that it finds to be one and the same.
+        alone = plan.micro_batches <= self.size
         losses = {}
         for number, batch in enumerate(micro_batches, first):
             self.pulse = self.pulse.worked()
@@ -116,7 +109,7 @@ class Backend:
                 losses[number] = self._accumulate(*inputs)
             else:
                 self.pulse = self.pulse.met()
-                losses[number], totals = self._finish(*inputs, rate, stop)
+                losses[number], totals = self._finish(*inputs, rate, stop, alone)
         self._momentum_is_there = True
         # A read waits for all that the device has been given so far: begun now, it is over when the next step is.
         read = self._reader.submit(totals.numpy).result if self._late else totals.numpy
@@ -132,8 +125,7 @@ class Backend:
             share_of_loss = loss / parts
         for total, gradient in zip(self._gradients, self._gradients_of(share_of_loss, tape), strict=True):
             total.assign_add(gradient)
-        self._sums.assign_add(self._statistics.last())
-        self._counts.assign_add(counts)
+        self._vector.assign_add(tf.concat([self._statistics.last(), counts], 0))
         return loss
 
     def _finish(
@@ -144,23 +136,29 @@ class Backend:
         parts: tf.Tensor,
         rate: tf.Tensor,
         stop: tf.Tensor,
+        alone: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The last micro-batch of this worker's part, and the update; its mean loss, and the step's counts."""
+        """The last micro-batch of this worker's part, and the update; its mean loss, and the step's counts.
+
+        Traced once more where it is every worker's only one (`alone`): nothing has been added up before it.
+        """
         self._sow(seeds)
         with tf.GradientTape() as tape:
             loss, counts = self._forward(images, labels, training=True)
             # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
             share_of_loss = loss / parts
+        counts += tf.one_hot(COUNTS - 1, COUNTS, dtype=counts.dtype) * stop
+        vector = tf.concat([self._statistics.last(), counts], 0)
         # One all-reduce of everything a step counts, to run beside the last backward.
-        counts = self._counts + counts + tf.one_hot(COUNTS - 1, COUNTS, dtype=counts.dtype) * stop
-        vector = tf.concat([self._sums + self._statistics.last(), counts], 0)
-        vector = hvd.allreduce(vector, name="step_vector", op=hvd.Sum)
+        vector = sum_over_workers(vector if alone else self._vector + vector, "step_vector")
         gradients = self._gradients_of(share_of_loss, tape)
-        gradients = [total + gradient for total, gradient in zip(self._gradients, gradients, strict=True)]
-        self._optimizer.apply(sum_over_workers(gradients, list(self._trainable)), rate)
+        if not alone:
+            gradients = [total + gradient for total, gradient in zip(self._gradients, gradients, strict=True)]
+            for total in (*self._gradients, self._vector):
+                total.assign(tf.zeros_like(total))
+        named = zip(self._trainable, gradients, strict=True)
+        self._optimizer.apply([sum_over_workers(gradient, f"gradient.{name}") for name, gradient in named], rate)
         self._statistics.update(vector[:-COUNTS], parts)
-        for total in (*self._gradients, self._sums, self._counts):
-            total.assign(tf.zeros_like(total))
         return loss, vector[-COUNTS:]
 
     def _sow(self, seeds: tf.Tensor) -> None:
@@ -244,9 +242,8 @@ class Backend:
 
     def fingerprint(self) -> dict[str, int]:
         named = self._named()
-        return dict(
-            zip(named, tf.stack([_sum_of_bits(tensor) for tensor in named.values()]).numpy().tolist(), strict=True)
-        )
+        sums = tf.stack([_sum_of_bits(tensor) for tensor in named.values()])
+        return dict(zip(named, sums.numpy().tolist(), strict=True))
 
     @_in_contact()
     def broadcast(self) -> None:

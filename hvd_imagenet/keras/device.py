@@ -23,9 +23,8 @@ def set_threads(local_size: int) -> int:
     cores = max(1, min(mine, max(mine, all_of_us) // local_size))
     with suppress(RuntimeError):  # TensorFlow has begun already: the threads stay as they are
         tf.config.threading.set_intra_op_parallelism_threads(cores)
-        tf.config.threading.set_inter_op_parallelism_threads(
-            max(2, cores)
-        )  # one for what does not wait for the longest
+        # At least two operations at a time, so that one need not wait for the longest.
+        tf.config.threading.set_inter_op_parallelism_threads(max(2, cores))
     return cores
 
 

@@ -46,9 +46,9 @@ class SGD:
             variable.assign_sub(learning_rate * (gradient + self._momentum * u if self._nesterov else u))
 
 
-def sum_over_workers(gradients: list[tf.Tensor], names: list[str]) -> list[tf.Tensor]:
-    """Each gradient summed over the workers, from the moment that it is ready, while backward goes on (section 4)."""
-    return [
-        hvd.allreduce(gradient, name=f"gradient.{name}", op=hvd.Sum)
-        for name, gradient in zip(names, gradients, strict=True)
-    ]
+def sum_over_workers(tensor: tf.Tensor, name: str) -> tf.Tensor:
+    """A tensor summed over the workers, from the moment that it is ready, while backward goes on (section 4).
+
+    A worker alone has its sum, and does not wait for the next cycle of Horovod to find that out.
+    """
+    return tensor if hvd.size() == 1 else hvd.allreduce(tensor, name=name, op=hvd.Sum)

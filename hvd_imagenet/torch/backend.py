@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,25 +13,17 @@ import torch
 from horovod.common.exceptions import HorovodInternalError
 from torch.nn import functional as F
 
-from hvd_imagenet.backend import (
-    Batch,
-    Pulse,
-    State,
-    Totals,
-    cores_per_worker,
-    require_own_gpus,
-    require_same_shapes,
-    set_horovod_defaults,
-    this_place,
-)
+from hvd_imagenet.backend import Batch, Pulse, State, Totals, require_same_shapes
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import LostContactError, SettingsError
+from hvd_imagenet.host import cores_per_worker, require_own_gpus, set_horovod_defaults, this_place
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
+from hvd_imagenet.torch.device import choose_device, keep_memory
 from hvd_imagenet.torch.model import build
 from hvd_imagenet.torch.norm import StepStatistics
-from hvd_imagenet.torch.optim import GradientSum, contiguous_view, sgd
+from hvd_imagenet.torch.optim import GradientSum, contiguous_view, sgd, sum_over_workers
 from hvd_imagenet.torch.own import own_buffers
 
 COUNTS = 5  # loss, top-1, top-5, samples, and workers asked to stop: the end of the step vector
@@ -71,12 +63,14 @@ class Backend:
         hvd.init()
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
-        self.device_id, gpu = self._choose_device()
+        self.device_id, gpu = choose_device(self.local_rank)
         places = self.gather(this_place(gpu))
         require_own_gpus(places)
         self.cores = cores_per_worker(places, self.rank)
         self._device = torch.device("cpu" if self.device_id is None else f"cuda:{self.device_id}")
         torch.set_num_threads(self.cores)
+        if self.device_id is None:
+            keep_memory()
         if config.precision == "float64" and self.device_id is not None:
             raise SettingsError("precision: float64; for tests on a CPU only: give float32 or bf16")
 
@@ -91,14 +85,6 @@ class Backend:
         self._steps: deque[_Step] = deque(maxlen=2)
         self._untaken: deque[_Step] = deque(maxlen=2)
         self._late = 0 if self.device_id is None else 1  # steps that the device may be behind when totals are taken
-
-    def _choose_device(self) -> tuple[int, str] | tuple[None, None]:
-        """Number and unique name of this worker's GPU: one each where all are seen, or the only one that is."""
-        if not torch.cuda.is_available():
-            return None, None
-        device_id = self.local_rank % torch.cuda.device_count()
-        torch.cuda.set_device(device_id)
-        return device_id, str(torch.cuda.get_device_properties(device_id).uuid)
 
     @_in_contact()
     def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch], stop: bool = False) -> None:
@@ -117,7 +103,7 @@ class Backend:
             losses[number] = loss.detach()
             self._statistics.add()
             if number + 1 == end:
-                vector, pending = self._start_step_vector()
+                vector, wait = self._start_step_vector()
                 self._gradients.start()
             # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
             (loss / plan.micro_batches).backward()
@@ -127,17 +113,17 @@ class Backend:
         self._optimizer.step()
         self._optimizer.zero_grad()
 
-        hvd.synchronize(pending)
+        wait()
         self._statistics.update(vector[:-COUNTS], plan.micro_batches)
         step = _Step(plan, losses, *_on_the_way_to_the_host(vector[-COUNTS:]))
         self._steps.append(step)
         self._untaken.append(step)
 
-    def _start_step_vector(self) -> tuple[torch.Tensor, int]:
+    def _start_step_vector(self) -> tuple[torch.Tensor, Callable[[], object]]:
         """Start the one all-reduce of everything a step counts, to run beside the last backward."""
         self.pulse = self.pulse.met()
         vector = torch.cat([self._statistics.sums, self._counts])
-        return vector, hvd.allreduce_async_(vector, name="step_vector", op=hvd.Sum)
+        return vector, sum_over_workers(vector, "step_vector")
 
     def _forward(self, batch: Batch, counts: torch.Tensor) -> torch.Tensor:
         """The mean loss of a batch; its summed loss, top-1, top-5 and size are added to `counts`."""
@@ -214,7 +200,8 @@ class Backend:
 
     def fingerprint(self) -> dict[str, int]:
         named = self._named()
-        return dict(zip(named, torch.stack([_sum_of_bits(tensor) for tensor in named.values()]).tolist(), strict=True))
+        sums = torch.stack([_sum_of_bits(tensor) for tensor in named.values()])
+        return dict(zip(named, sums.tolist(), strict=True))
 
     @_in_contact()
     def broadcast(self) -> None:

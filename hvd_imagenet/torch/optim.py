@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import horovod.torch as hvd
 import torch
 from torch import nn
@@ -35,6 +38,16 @@ def sgd(model: nn.Module, settings: OptimizerSettings) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
+def sum_over_workers(tensor: torch.Tensor, name: str) -> Callable[[], object]:
+    """Begin to replace a contiguous tensor by its sum over the workers; returns what waits until it is there.
+
+    A worker alone has its sum, and does not wait for the next cycle of Horovod to find that out.
+    """
+    if hvd.size() == 1:
+        return lambda: None
+    return partial(hvd.synchronize, hvd.allreduce_async_(tensor, name=name, op=hvd.Sum))
+
+
 class GradientSum:
     """Sums gradients over the workers, each from the moment it is ready, while backward goes on (section 4).
 
@@ -46,7 +59,7 @@ class GradientSum:
 
     def __init__(self, model: nn.Module):
         self._parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self._handles: dict[str, int] = {}
+        self._waits: dict[str, Callable[[], object]] = {}
         self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._active = False
         for name, parameter in self._parameters:
@@ -60,14 +73,14 @@ class GradientSum:
         """Wait until every gradient is the sum over all workers."""
         self._active = False
         for name, parameter in self._parameters:
-            if name not in self._handles:  # not reached on this worker, but perhaps on another, which waits for us
+            if name not in self._waits:  # not reached on this worker, but perhaps on another, which waits for us
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 self._reduce(name, parameter.grad)
-        for handle in self._handles.values():
-            hvd.synchronize(handle)
+        for wait in self._waits.values():
+            wait()
         for gradient, copy in self._copies:
             gradient.copy_(copy)
-        self._handles.clear()
+        self._waits.clear()
         self._copies.clear()
 
     def _ready(self, name: str, parameter: torch.Tensor) -> None:
@@ -79,7 +92,7 @@ class GradientSum:
         if memory is None:
             memory = gradient.contiguous()
             self._copies.append((gradient, memory))
-        self._handles[name] = hvd.allreduce_async_(memory, name=f"gradient.{name}", op=hvd.Sum)
+        self._waits[name] = sum_over_workers(memory, f"gradient.{name}")
 
 
 def contiguous_view(tensor: torch.Tensor) -> torch.Tensor | None:
