@@ -53,6 +53,7 @@ OUTSIDE = {
     "durable": set(),
     "stream": {"numpy"},
     "models/spec": set(),
+    "models/residual": set(),
     "models/initial": {"numpy"},
 }
 

@@ -46,6 +46,13 @@ def gammas_of(network):
     return [norm.gamma.numpy() for norm in norms]
 
 
+class StochasticDepth(nn.Module):
+    """As torchvision's: a function that tracing would show, of which only the name of the layer tells what it is."""
+
+    def forward(self, x):
+        return x * torch.empty([x.shape[0], 1, 1, 1]).bernoulli_(0.5) if self.training else x
+
+
 class Block(nn.Module):
     """A branch of so many convolutions, and what `added` makes of it and the input."""
 
@@ -54,7 +61,7 @@ class Block(nn.Module):
         self.added = added
         self.branch, self.shortcut = self.path(depth), self.path(shortcut)
         self.position = nn.Parameter(torch.zeros(3, 1, 1))
-        self.dropout, self.same, self.relu = nn.Dropout2d(), nn.Identity(), nn.ReLU()
+        self.dropout, self.same, self.relu, self.drop = nn.Dropout2d(), nn.Identity(), nn.ReLU(), StochasticDepth()
 
     def path(self, depth):
         return nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))))
@@ -78,8 +85,11 @@ def in_place(_, y, x):
         (Block(in_place), ["branch.3"]),
         (Block(lambda block, y, x: block.same(block.dropout(y)) + x), ["branch.3"]),
         (Block(lambda _, y, x: y + x, shortcut=1), ["branch.3"]),
-        (Block(lambda _, y, x: y + x, shortcut=3), ["shortcut.5"]),
-        (Block(lambda _, y, x: y + x, shortcut=2), []),  # as long: neither is a shortcut
+        (Block(lambda _, y, x: x + y, depth=1, shortcut=2), ["shortcut.3"]),  # whichever is the longer
+        (Block(lambda _, y, x: y + x, depth=1, shortcut=1), []),  # as long: neither is a shortcut
+        (Block(lambda _, y, x: y + x, depth=3, shortcut=2), []),  # two branches: no shortcut has two convolutions
+        (Block(lambda block, y, x: y + block.relu(x)), ["branch.3"]),
+        (Block(lambda block, y, x: block.drop(y) + x), ["branch.3"]),
         (Block(lambda block, y, x: block.relu(y) + x), []),  # not out of the norm
         (Block(lambda block, y, x: y + block.position), []),  # no branch: there is no way around it
         (Block(lambda _, y, x: y + 1), []),
@@ -112,6 +122,12 @@ def nested(y, x):
     return layers.Add()([branch(y), keras.Model(images, layers.ReLU()(images))(x)])
 
 
+def cell(y, x):
+    """As in NASNet: branches of two convolutions each, of which one begins later and is only therefore the deeper."""
+    ends = [layers.BatchNormalization()(layers.Conv2D(3, 1)(layers.Conv2D(3, 1)(begin))) for begin in (x, y)]
+    return layers.Add()(ends)
+
+
 @pytest.mark.parametrize(
     ("added", "lengths", "zeroed"),
     [
@@ -120,8 +136,10 @@ def nested(y, x):
         (lambda y, x: keras.ops.add(x, y), (2, 0), ["branch.1"]),
         (lambda y, x: layers.Add()([x, layers.Identity()(layers.SpatialDropout2D(0.5)(y))]), (2, 0), ["branch.1"]),
         (lambda y, x: layers.Add()([x, y]), (2, 1), ["branch.1"]),
-        (lambda y, x: layers.Add()([x, y]), (2, 3), ["shortcut.2"]),
-        (lambda y, x: layers.Add()([x, y]), (2, 2), []),
+        (lambda y, x: layers.Add()([x, y]), (1, 2), ["shortcut.1"]),
+        (lambda y, x: layers.Add()([x, y]), (1, 1), []),
+        (lambda y, x: layers.Add()([x, y]), (3, 2), []),
+        (cell, (2, 0), []),
         (nested, (1, 0), ["inner"]),
         (lambda y, x: layers.Add()([layers.ReLU()(y), x]), (2, 0), []),
         (lambda y, x: y + 1, (2, 0), []),

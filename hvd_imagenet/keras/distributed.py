@@ -139,21 +139,19 @@ def _require_not_distributed(mine: type, inner: optimizers.Optimizer) -> None:
         layer = getattr(layer, "inner_optimizer", None)
 
 
-class _AgreeingOnFiniteness:
-    """Makes a `LossScaleOptimizer` around a `DistributedOptimizer` ask all workers whether gradients are finite.
+_check_finite_here = optimizers.LossScaleOptimizer.check_finite
 
-    It asks before the exchange. A worker that skipped a step alone would be waited for by all others for ever.
-    Keras itself puts one around the optimizer of a model with the dtype policy mixed_float16.
+
+def _check_finite_everywhere(optimizer: optimizers.LossScaleOptimizer, grads: list[Any]) -> tf.Tensor:
+    """Whether gradients are finite; around a `DistributedOptimizer`, whether they are so on all workers.
+
+    Keras asks before the exchange, and a worker that skipped it alone would be waited for by all others for ever.
     """
-
-    check_finite = optimizers.LossScaleOptimizer.check_finite
-
-    @staticmethod
-    def everywhere(optimizer: optimizers.LossScaleOptimizer, grads: list[Any]) -> tf.Tensor:
-        finite = _AgreeingOnFiniteness.check_finite(optimizer, grads)
-        if not isinstance(optimizer.inner_optimizer, DistributedOptimizer):
-            return finite
-        return hvd.allreduce(tf.cast(finite, tf.int32), name=f"{optimizer.name}.finite", op=hvd.Sum) == hvd.size()
+    finite = _check_finite_here(optimizer, grads)
+    if not isinstance(optimizer.inner_optimizer, DistributedOptimizer):
+        return finite
+    return hvd.allreduce(tf.cast(finite, tf.int32), name=f"{optimizer.name}.finite", op=hvd.Sum) == hvd.size()
 
 
-optimizers.LossScaleOptimizer.check_finite = _AgreeingOnFiniteness.everywhere
+# In Keras's own class, since Keras itself puts one around the optimizer of a model with the policy mixed_float16.
+optimizers.LossScaleOptimizer.check_finite = _check_finite_everywhere

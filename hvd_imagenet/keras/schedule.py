@@ -30,8 +30,10 @@ class LargeBatchCallback(keras.callbacks.Callback):
         self.policy = policy
         self.global_batch = policy.global_batch(0)
         if any(plan.global_batch != self.global_batch for pair in policy.stretches() for plan in pair):
-            raise ValueError("LargeBatchCallback: batch.global_size or batch.grow changes the batch size along the run,"
-                             " which model.fit cannot do; give one size")  # fmt: skip
+            raise ValueError(
+                "LargeBatchCallback: batch.global_size or batch.grow changes the batch size along the run, which "
+                "model.fit cannot do; give one size"
+            )
 
     def on_train_begin(self, logs=None) -> None:
         optimizer = self.model.optimizer
@@ -48,9 +50,9 @@ class LargeBatchCallback(keras.callbacks.Callback):
         if within:
             return
         rate = self.policy.learning_rate(update * self.global_batch)
-        before = (
-            self._rate if self._rate is not None else self.policy.learning_rate(max(0, update - 1) * self.global_batch)
-        )
+        before = self._rate
+        if before is None:  # where a run goes on: what its last update before this one was taken with
+            before = self.policy.learning_rate(max(0, update - 1) * self.global_batch)
         self._optimizer.learning_rate = rate
         if rate != before and before:
             for velocity in velocities(self._optimizer):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
 import operator
-from typing import NamedTuple
 
 import torch
 from torch import fx, nn
@@ -13,29 +11,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
+from hvd_imagenet.models.residual import Value, branch_norms
+
 CONVOLUTIONS = (_ConvNd, nn.Linear)
 PASSING = (nn.Identity, _DropoutNd)
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
-class _Behind(NamedTuple):
-    """What a tensor comes from.
-
-    Attributes:
-        convolutions: on the longest path to it from the images; -inf: there is none, as to a parameter.
-        norm: the batch normalisation that it comes directly out of; None: out of something else.
-    """
-
-    convolutions: float
-    norm: _BatchNorm | None
-
-
 def zero_last_gamma(model: nn.Module) -> int:
     """Set gamma of the last batch normalisation of every residual branch to 0 (section 5.1); how many these are.
 
-    A residual branch is what comes directly out of a batch normalisation into an addition, with more convolutions
-    behind it than behind what it is added to, such as a shortcut with a normalisation of its own. Only a gamma that is
-    learned and still all 1 is set: a network that has been trained stays as it is.
+    A residual branch comes directly out of a batch normalisation into an addition to its shortcut: what the branch
+    begins with, as it is or behind one convolution, of which the branch has more. Only a gamma that is learned and
+    still all 1 is set: a network that has been trained stays as it is.
 
     Raises:
         ValueError: the network's forward depends on its input's values, or is otherwise nothing torch.fx can trace.
@@ -47,25 +35,23 @@ def zero_last_gamma(model: nn.Module) -> int:
     except Exception as error:  # of whatever kind the network's code makes of an input without values
         raise ValueError(f"{type(model).__name__} cannot be traced ({error})") from error
     modules = dict(traced.named_modules())
-    behind: dict[fx.Node, _Behind] = {}
+    values: dict[fx.Node, Value] = {}
     found = set()
     for node in graph.nodes:
-        before = [behind[other] for other in node.all_input_nodes]
+        before = [values[other] for other in node.all_input_nodes]
         layer = modules[node.target] if node.op == "call_module" else None
-        deepest = max((each.convolutions for each in before), default=0 if node.op == "placeholder" else -math.inf)
         norm = layer if isinstance(layer, _BatchNorm) else None
-        if isinstance(layer, PASSING):
+        if _passes(layer):
             norm = before[0].norm
-        behind[node] = _Behind(deepest + isinstance(layer, CONVOLUTIONS), norm)
+        values[node] = Value(before, isinstance(layer, CONVOLUTIONS), norm)
         if node.op != "call_module" and node.target in ADDITIONS:
-            found |= {branch.norm for branch in before if _is_branch(branch, before)}
+            found |= branch_norms(before)
     return sum(map(_zeroed, found))
 
 
-def _is_branch(one: _Behind, added: list[_Behind]) -> bool:
-    others = [other for other in added if other is not one]
-    shorter = others and all(0 <= other.convolutions < one.convolutions for other in others)
-    return one.norm is not None and bool(shorter)
+def _passes(layer: nn.Module | None) -> bool:
+    """Whether a layer hands on its input, if any of it: those that drop whole branches go by that name everywhere."""
+    return isinstance(layer, PASSING) or type(layer).__name__ in ("StochasticDepth", "DropPath")
 
 
 def _zeroed(norm: _BatchNorm) -> bool:
@@ -81,4 +67,5 @@ class _Tracer(fx.Tracer):
     """Takes layers of these types as they are, those of the user's own derived from them, too."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (_BatchNorm, *CONVOLUTIONS, *PASSING)) or super().is_leaf_module(module, name)
+        own = isinstance(module, (_BatchNorm, *CONVOLUTIONS)) or _passes(module)
+        return own or super().is_leaf_module(module, name)
