@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +17,7 @@ import numpy as np
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.policy import StepPlan
 
+PACKAGES = {"torch": "torch", "keras": "tensorflow"}
 OTHER_VERSION = "Framework .* installed with version"  # how Horovod begins to say so
 
 
@@ -28,6 +31,30 @@ class Batch(NamedTuple):
 
     images: Any
     labels: Any
+
+
+class InUse:
+    """Batches that a device may still read, since it is only told what to do when a framework's call returns.
+
+    The loader takes the memory of a batch back as soon as nobody holds it, and knows nothing of the framework's work.
+    """
+
+    BATCHES = 2  # enough to keep the device busy, and no more memory than that
+
+    def __init__(self):
+        self._batches: deque[tuple[Batch, Callable[[], object]]] = deque()
+
+    def hold(self, batch: Batch, wait: Callable[[], object]) -> None:
+        """Keep one more, and wait for the device where it is more than `BATCHES` behind.
+
+        Args:
+            wait: returns when the device has done all with this batch that it was told to.
+        """
+        self._batches.append((batch, wait))
+        if len(self._batches) > self.BATCHES:
+            _, wait_for_first = self._batches[0]
+            wait_for_first()
+            self._batches.popleft()
 
 
 @dataclass(frozen=True)
@@ -173,7 +200,9 @@ def import_part(framework: str, part: str) -> ModuleType:
     Raises:
         SettingsError: the framework or its part of Horovod is not installed, or not the one for the other.
     """
-    remedy = f"run: bash launch/install.sh --frameworks {framework}"
+    # With the other, where that is: Horovod is built anew for all that are named.
+    named = [name for name, package in PACKAGES.items() if name == framework or find_spec(package)]
+    remedy = f"run: bash launch/install.sh --frameworks {','.join(named)}"
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", OTHER_VERSION)  # Horovod itself only warns if it loads at all

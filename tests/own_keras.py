@@ -93,3 +93,28 @@ def fails(depth=1):
 
 
 number = 4
+
+
+def half_precision():
+    return keras.Sequential([layers.Flatten(), layers.Dense(4, name="half", dtype="bfloat16")])
+
+
+class Transposed(layers.Layer):
+    """Another layer's kernel, transposed."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    def build(self, shape):
+        self.kernel = self.other.kernel
+
+    def call(self, x):
+        return x @ keras.ops.transpose(self.kernel)
+
+
+def tied():
+    images = keras.Input((8, 8, 3))
+    dense = layers.Dense(5, use_bias=False, name="dense")
+    x = dense(layers.Dense(6, name="first")(layers.GlobalAveragePooling2D()(images)))
+    return keras.Model(images, layers.Dense(4, name="last")(Transposed(dense)(x)))

@@ -107,3 +107,27 @@ def fails(depth=1):
 
 
 number = 4
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.dense, self.last = nn.Linear(3, 6), nn.Linear(6, 5, bias=False), nn.Linear(6, 4)
+        self.transposed = nn.Module()
+        self.transposed.weight = self.dense.weight
+
+    def forward(self, images):
+        return self.last(self.dense(self.first(images.mean((2, 3)))) @ self.transposed.weight)
+
+
+def tied():
+    return Tied()
+
+
+class Volumes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.dense = nn.Conv3d(3, 4, 1), nn.Linear(4, 4)
+
+    def forward(self, images):
+        return self.dense(self.conv(images[:, :, None]).mean((2, 3, 4)))

@@ -3,10 +3,26 @@
 import os
 import subprocess
 import sys
+import weakref
 
+import numpy as np
 import pytest
 
-from hvd_imagenet.backend import Totals
+from hvd_imagenet.backend import Batch, InUse, Totals
+
+
+def test_batches_are_held_until_the_device_is_done_with_them():
+    in_use, batches = InUse(), [Batch(np.zeros(1), np.zeros(1)) for _ in range(4)]
+    alive, waited = [weakref.ref(batch.images) for batch in batches], []
+
+    def wait(number):
+        assert alive[number]() is not None
+        waited.append(number)
+
+    for number in range(4):
+        in_use.hold(batches.pop(0), lambda number=number: wait(number))
+        assert waited == list(range(number - 1))
+        assert [ref() is not None for ref in alive[: number + 1]] == [i > number - 2 for i in range(number + 1)]
 
 
 def test_totals():
@@ -37,4 +53,4 @@ def test_a_framework_that_cannot_be_loaded(framework, package, situation, packag
     assert done.returncode == 2
     said = done.stderr.splitlines()[-1]
     assert said.startswith(f"hvd-imagenet: error: framework: {framework} cannot be loaded ({reason.format(package)}")
-    assert said.endswith(f"; run: bash launch/install.sh --frameworks {framework}")
+    assert said.endswith("; run: bash launch/install.sh --frameworks torch,keras")  # the other, too: it is there

@@ -75,12 +75,9 @@ OPTIMIZERS = {
     "accumulation": (accumulating, DistributedOptimizer, 2),
     "loss scale inside": (sgd, lambda o: DistributedOptimizer(optimizers.LossScaleOptimizer(o)), 1),
     "loss scale outside": (sgd, lambda o: optimizers.LossScaleOptimizer(DistributedOptimizer(o)), 1),
-    "accumulation, loss scale outside": (
-        accumulating,
-        lambda o: optimizers.LossScaleOptimizer(DistributedOptimizer(o)),
-        2,
-    ),
 }
+for _place in ("inside", "outside"):
+    OPTIMIZERS[f"accumulation, loss scale {_place}"] = (accumulating, OPTIMIZERS[f"loss scale {_place}"][1], 2)
 
 
 @pytest.mark.parametrize("workers", [2])
@@ -97,6 +94,60 @@ def test_fit_on_two_workers_is_fit_on_the_joined_batches(workers):
         fit(alone, plain, data(), GLOBAL)
         assert furthest(ours, alone.get_weights()) < 1e-5, name
         assert furthest(ours, network(seed=0).get_weights()) > 0.01, name
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_mixed_float16_as_keras_compiles_it(workers):
+    """By default, Keras puts a loss scale around what is none: gradients must not be divided by two of them."""
+    inner = {
+        "none": sgd(),
+        "inside": optimizers.LossScaleOptimizer(sgd(), initial_scale=1024),
+        "factor": optimizers.SGD(0.1, momentum=0.9, nesterov=True, loss_scale_factor=8.0),
+    }
+    moved = {}
+    for name, optimizer in inner.items():
+        keras.config.set_dtype_policy("mixed_float16")
+        model = network()
+        before = model.get_weights()
+        model.compile(DistributedOptimizer(optimizer), "mse", jit_compile=False)
+        images, labels = share_of(data())
+        callbacks = [BroadcastCallback()]
+        targets = np.eye(CLASSES, dtype=np.float32)[labels]
+        model.fit(images, targets, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+        assert isinstance(model.optimizer, optimizers.LossScaleOptimizer)
+        assert model.optimizer.initial_scale == (1024 if name == "inside" else 32768)
+        moved[name] = np.concatenate([(a - b).ravel() for a, b in zip(model.get_weights(), before, strict=True)])
+    assert np.abs(moved["none"]).max() > 0.05
+    for name in ("inside", "factor"):
+        assert moved[name] == pytest.approx(moved["none"], abs=0.01), name
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_dropout_differs_between_workers_and_weights_do_not(workers):
+    model = keras.Sequential([keras.Input((6,)), layers.Dropout(0.5, seed=RANK), layers.Dense(3)])
+    fit(model, DistributedOptimizer(sgd()), [np.ones((16, 6)), np.zeros(16)], 8, [BroadcastCallback()])
+    seeds = everyones(model.layers[0].seed_generator.state.value for _ in range(1))
+    assert not np.array_equal(*[one[0] for one in seeds])
+    assert furthest(*everyones(model.get_weights())) == 0
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_epochs_of_different_length_are_refused_before_they_hang(workers):
+    images, labels = data()
+    rows = slice(0, 32 + 8 * RANK)
+    with pytest.raises(ValueError, match="an epoch of fit is 4, 5 batches on workers 0, 1"):
+        fit(network(), DistributedOptimizer(sgd()), (images[rows], labels[rows]), 8, [BroadcastCallback()])
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_one_worker_may_validate_alone(workers):
+    model = network(norm=True)
+    validation = {"validation_data": data(1)} if RANK == 0 else {}
+    history = fit(model, DistributedOptimizer(sgd()), share_of(data()), 8, [BroadcastCallback()], **validation)
+    assert furthest(*everyones(model.get_weights())) == 0
+    if RANK == 0:  # with the statistics that all workers have in the end
+        loss, _ = model.evaluate(*data(1), verbose=0)
+        assert history.history["val_loss"][-1] == pytest.approx(loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("workers", [2])
@@ -205,10 +256,12 @@ def test_rates_and_momentum_correction_make_keras_take_pytorchs_steps(nesterov, 
 def test_which_optimizers_have_a_velocity():
     variables = network().trainable_variables
     found = {}
-    for optimizer in (sgd(), optimizers.SGD(0.1), optimizers.RMSprop(momentum=0.9), optimizers.Adam()):
+    others = optimizers.Adam(), optimizers.Nadam(), optimizers.Lion(), optimizers.Muon()
+    for optimizer in (sgd(), optimizers.SGD(0.1), optimizers.RMSprop(momentum=0.9), *others):
         optimizer.build(variables)
         found[type(optimizer).__name__, getattr(optimizer, "momentum", None)] = len(velocities(optimizer))
-    assert found == {("SGD", 0.9): 4, ("SGD", 0.0): 0, ("RMSprop", 0.9): 4, ("Adam", None): 0}
+    none = [("SGD", 0.0), ("Adam", None), ("Nadam", None), ("Lion", None), ("Muon", 0.95)]
+    assert found == {("SGD", 0.9): 4, ("RMSprop", 0.9): 4, **dict.fromkeys(none, 0)}
 
 
 def test_a_scheduler_goes_on_from_its_state():
@@ -229,15 +282,21 @@ def test_a_scheduler_goes_on_from_its_state():
 
 
 def test_an_optimizer_is_saved_and_loaded_with_its_model(tmp_path):
-    for name in ("loss scale inside", "accumulation, loss scale outside"):
-        inner, wrap, batches = OPTIMIZERS[name]
+    """In the middle of an accumulation, too: of 4 among 6 batches an epoch."""
+    for name, batches in (("loss scale inside", 1), ("accumulation, loss scale outside", 2), ("accumulation", 4)):
+        _, wrap, _ = OPTIMIZERS[name]
+
+        def inner(batches=batches):
+            return optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=batches if batches > 1 else None)
+
         whole, first = network(), network()
-        fit(whole, wrap(inner()), data(), GLOBAL // batches, epochs=2)
-        fit(first, wrap(inner()), data(), GLOBAL // batches, epochs=1)
+        batch = 8 if batches > 1 else GLOBAL
+        fit(whole, wrap(inner()), data(), batch, epochs=2)
+        fit(first, wrap(inner()), data(), batch, epochs=1)
         first.save(tmp_path / "model.keras")
         second = keras.saving.load_model(tmp_path / "model.keras")
         assert type(second.optimizer) is type(first.optimizer)
-        second.fit(*data(), batch_size=GLOBAL // batches, epochs=1, shuffle=False, verbose=0)
+        second.fit(*data(), batch_size=batch, epochs=1, shuffle=False, verbose=0)
         assert furthest(second.get_weights(), whole.get_weights()) < 1e-6, name
 
 
@@ -250,6 +309,18 @@ def test_what_would_average_twice_or_never_is_refused():
         DistributedOptimizer(hvd_keras.DistributedOptimizer(sgd()))
     with pytest.raises(ValueError, match="Horovod's own DistributedOptimizer around that of hvd_imagenet"):
         hvd_keras.DistributedOptimizer(DistributedOptimizer(sgd()))
+
+
+def test_what_is_set_on_it_reaches_the_inner_optimizer():
+    model = network()
+    optimizer = DistributedOptimizer(optimizers.SGD(0.1, weight_decay=0.5))
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(model.trainable_variables)
+    inner = optimizer.inner_optimizer
+    decayed = [inner._use_weight_decay(variable) for variable in model.trainable_variables]
+    assert decayed == ["bias" not in variable.path for variable in model.trainable_variables] and sum(decayed) == 2
+    with pytest.raises(ValueError, match="gradient_accumulation_steps: -2; give 1 or more"):
+        DistributedOptimizer(sgd(), gradient_accumulation_steps=-2)
 
 
 def test_what_the_callbacks_cannot_do_is_refused():

@@ -1,6 +1,7 @@
 """The Keras half: what is decayed, padding, whose statistics batch normalisation keeps, neutral names and layouts."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -140,6 +141,15 @@ def test_a_step_against_plain_keras(workers):
     state = backend.state()
     for name, parameter in named_parameters(model).items():
         assert state.model[name] == pytest.approx(parameter.numpy(), rel=1e-9, abs=1e-12), name
+
+
+def test_the_last_words_of_an_import_that_crashes_are_told(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nos.write(2, b'I0000 00:00 noise\\nF0000 no such instruction\\n')\nos.abort()\n"
+    )
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import hvd_imagenet.keras"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGABRT, "F0000 no such instruction\n")
 
 
 def test_neither_the_learning_rate_nor_the_number_of_micro_batches_is_traced_again():

@@ -119,6 +119,12 @@ def test_what_pytorch_alone_has_is_refused():
     assert "its 1 averages all that it has seen (momentum=None)" in refused("torch", "mine:cumulative")
 
 
+@pytest.mark.parametrize("framework", ["keras"])
+def test_what_keras_alone_has_is_refused(framework):
+    said = refused(framework, "mine:half_precision")
+    assert "half/kernel is bfloat16: parameters are float64 in every precision; leave its layer's dtype" in said
+
+
 @both
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_other_precisions(framework, precision):
@@ -139,9 +145,8 @@ def test_a_network_of_keras():
     model = build(ModelSettings(name, 4, {"alpha": 0.35}), 32)
     assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 4))
     assert len(named_parameters(model)) == len(model.trainable_variables) == 158
-    assert (
-        sum(not parameter.numpy().any() for key, parameter in named_parameters(model).items() if "weight" in key) == 10
-    )
+    weights = [parameter for key, parameter in named_parameters(model).items() if "weight" in key]
+    assert sum(not weight.numpy().any() for weight in weights) == 10
     with pytest.raises(SettingsError, match=r"gives a tensor \(2, 3\) for 2 images, and model.classes is 4"):
         build(ModelSettings(name, 4, {"alpha": 0.35, "classes": 3}), 32)
     with pytest.raises(SettingsError, match="gives probabilities"):

@@ -99,6 +99,23 @@ def test_the_momentum_of_a_parameter_is_that_of_its_own_gradient(framework):
     assert other.fingerprint() == backend.fingerprint()
 
 
+@both
+def test_a_parameter_that_two_layers_share_is_one(framework):
+    backend = made(framework, "mine:tied")
+    before = backend.state().model
+    backend.train_step(plan(3), list(micro_batches(3)))
+    state = backend.state()
+    shared = "dense.weight"
+    assert state.momentum.keys() == {"first.weight", "first.bias", shared, "last.weight", "last.bias"}
+    assert (before[shared] - state.model[shared]) / (0.1 * 1.9) == pytest.approx(state.momentum[shared], rel=1e-6)
+
+
+def test_a_network_of_volumes():
+    backend = made("torch", "mine:Volumes")
+    backend.train_step(plan(2), list(micro_batches(2)))
+    assert backend.evaluate(list(micro_batches(1))).count == 8
+
+
 def steps_with_dropout(framework, restarted=False):
     """Two steps of three micro-batches, half of a layer dropped; from a checkpoint after the first, perhaps."""
     backend = made(framework, dropout=0.5)

@@ -109,17 +109,17 @@ from hvd_imagenet.torch.device import keep_memory
 if {keep}:
     keep_memory()
 def step():  # 30 activations of 40 MB, all freed
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     activations = [torch.zeros(10_000_000).add_(1) for _ in range(30)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(step() for _ in range(5)))
 """
 
 
 @pytest.mark.parametrize(("keep", "least", "most"), [(True, 0, 1000), (False, 10_000, 1e9)])
-def test_a_second_step_finds_the_memory_of_the_first(keep, least, most):
-    """Page faults of a second step; 30 arrays of 40 MB are 293,000 pages of 4 KiB, or 572 of 2 MiB."""
+def test_a_step_finds_the_memory_of_the_one_before(keep, least, most):
+    """Page faults of a step; 30 arrays of 40 MB are 293,000 pages of 4 KiB. Once, the system may take some back."""
     program = FAULTS.format(keep=keep)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert least <= int(done.stdout) <= most

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet.backend import Batch, Pulse, State, Totals, require_same_shapes
+from hvd_imagenet.backend import Batch, InUse, Pulse, State, Totals, require_same_shapes
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.host import require_own_gpus, set_horovod_defaults, this_place
@@ -85,6 +85,7 @@ class Backend:
         self._gradients = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in self._variables]
         self._vector = tf.Variable(tf.zeros(self._statistics.running.shape[0] + COUNTS, self._dtype), trainable=False)
         self._momentum_is_there = False
+        self._in_use = InUse()
         self._steps: deque[_Step] = deque(maxlen=2)
         self._untaken: deque[_Step] = deque(maxlen=2)
         self._late = 0 if self.device_id is None else 1  # steps that the device may be behind when totals are taken
@@ -110,6 +111,7 @@ class Backend:
             else:
                 self.pulse = self.pulse.met()
                 losses[number], totals = self._finish(*inputs, rate, stop, alone)
+            self._hold(batch, losses[number])
         self._momentum_is_there = True
         # A read waits for all that the device has been given so far: begun now, it is over when the next step is.
         read = self._reader.submit(totals.numpy).result if self._late else totals.numpy
@@ -181,6 +183,11 @@ class Backend:
         counts = [tf.reduce_sum(losses), tf.reduce_sum(right[:, 0]), tf.reduce_sum(right), samples]
         return tf.reduce_mean(losses), tf.stack([*counts, tf.zeros_like(samples)])
 
+    def _hold(self, batch: Batch, result: tf.Tensor) -> None:
+        """Keep a batch until the device has made of it what it was told to."""
+        if self.device_id is not None:
+            self._in_use.hold(batch, self._reader.submit(result.numpy).result)
+
     @_in_contact()
     def take_totals(self, wait: bool) -> list[tuple[StepPlan, Totals]]:
         taken = []
@@ -199,7 +206,9 @@ class Backend:
         sums = tf.zeros([COUNTS], tf.float64)  # exact for any number of samples
         for batch in batches:
             self.pulse = self.pulse.worked()
-            sums += self._count(*_tensors(batch))
+            counts = self._count(*_tensors(batch))
+            self._hold(batch, counts)
+            sums += counts
         self.pulse = self.pulse.met()
         return _totals(hvd.allreduce(sums, name="evaluation", op=hvd.Sum).numpy())
 

@@ -11,13 +11,15 @@ from hvd_imagenet.keras.names import layers_of
 
 
 class BroadcastCallback(keras.callbacks.Callback):
-    """Gives all workers the same variables: worker 0's of model and optimizer at the beginning of the training.
+    """Gives all workers the same weights: worker 0's of model and optimizer at the beginning of the training.
 
-    Moving statistics of batch normalisation, of which each worker keeps its own, are averaged over the workers before
-    each validation and at the end of each epoch. Give it first of all callbacks, so that what others save is averaged.
+    Seeds stay each worker's own, so that dropout and augmentation differ. Moving statistics of batch normalisation, of
+    which each worker keeps its own, are averaged over the workers after the last batch of each epoch. Give it first of
+    all callbacks, so that others begin with what worker 0 has, and save what is averaged.
 
     Raises:
-        ValueError: the model is compiled with XLA, which cannot compile Horovod's operations, or is not built.
+        ValueError: the model is compiled with XLA, which cannot compile Horovod's operations, or is not built; or the
+            workers' epochs have different numbers of batches, of which the last would be waited for in vain.
     """
 
     def set_model(self, model: keras.Model) -> None:
@@ -36,11 +38,21 @@ class BroadcastCallback(keras.callbacks.Callback):
             )
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
-        for i, variable in enumerate(self.model.variables + self.model.optimizer.variables):
+        self._require_same_number_of_batches()
+        for i, variable in enumerate(self.model.weights + self.model.optimizer.variables):
             variable.assign(hvd.broadcast(variable.value, 0, name=f"broadcast.{i}"))
 
-    def on_test_begin(self, logs=None) -> None:
-        self._average_statistics()
+    def _require_same_number_of_batches(self) -> None:
+        batches = hvd.allgather_object(self.params.get("steps"), name="batches")
+        if len(set(batches)) > 1:
+            raise ValueError(
+                f"BroadcastCallback: an epoch of fit is {', '.join(map(str, batches))} batches on workers 0, 1, ...; "
+                "they wait for each other at each: give all of them equally many samples, or steps_per_epoch"
+            )
+
+    def on_train_batch_end(self, batch: int, logs=None) -> None:
+        if batch + 1 == self.params.get("steps"):  # before validation, which only some workers may do
+            self._average_statistics()
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         self._average_statistics()
@@ -60,7 +72,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
 
     What metrics count, such as right answers and samples, is summed over the workers; the result is then worked out
     once. So a worker with fewer samples weighs less: these are no means of means. Give it before callbacks that read
-    logs.
+    logs. Either all workers validate, or none.
     """
 
     def __init__(self):

@@ -10,14 +10,19 @@ import tensorflow as tf
 from keras import optimizers
 from keras.saving import deserialize_keras_object, register_keras_serializable, serialize_keras_object
 
+from hvd_imagenet.keras.optim import sum_over_workers
+
 
 @register_keras_serializable("hvd_imagenet")
 class DistributedOptimizer(optimizers.Optimizer):
     """Averages gradients over all workers, and then lets another optimizer apply them.
 
     Under Keras 3, Horovod's own wrapper trains each worker alone, without a word: nothing calls what it overrides.
-    This one is an optimizer around an optimizer, as Keras's `LossScaleOptimizer` is, and may be inside or outside of
-    that one. Compile with ``jit_compile=False``: Horovod's operations do not compile under XLA.
+    This one is an optimizer around an optimizer, as Keras's `LossScaleOptimizer` is. Around one of these, it goes
+    inside, and what is made is a `LossScaleOptimizer`: around anything else, `compile` may put a second one.
+
+    All workers must come to the same number of batches. Compile with ``jit_compile=False``: Horovod's operations do not
+    compile under XLA.
 
     Where the inner optimizer is to accumulate gradients, this one does so instead: gradients are averaged over
     `gradient_accumulation_steps` batches of each worker, and over the workers once for all of them.
@@ -27,8 +32,15 @@ class DistributedOptimizer(optimizers.Optimizer):
         gradient_accumulation_steps: batches of each worker that make one update; None: as the inner optimizer has it.
 
     Raises:
-        ValueError: the gradients would be averaged twice, or not at all.
+        ValueError: the gradients would be averaged twice, or not at all; no such number of batches.
     """
+
+    def __new__(cls, inner_optimizer: optimizers.Optimizer | None = None, *rest, **options):
+        if not isinstance(inner_optimizer, optimizers.LossScaleOptimizer):
+            return super().__new__(cls)
+        scaling = inner_optimizer.get_config()
+        distributed = cls(inner_optimizer.inner_optimizer, *rest, **options)
+        return optimizers.LossScaleOptimizer(**{**scaling, "inner_optimizer": distributed})
 
     def __init__(
         self,
@@ -37,12 +49,13 @@ class DistributedOptimizer(optimizers.Optimizer):
         name: str | None = None,
     ):
         _require_not_distributed(type(self), inner_optimizer)
+        if gradient_accumulation_steps is not None and gradient_accumulation_steps < 1:
+            raise ValueError(f"gradient_accumulation_steps: {gradient_accumulation_steps}; give 1 or more")
         super().__init__(learning_rate=0.0, name=name)
         hvd.init()
-        innermost = unwrapped(inner_optimizer)
         self.inner_optimizer = inner_optimizer
-        self.batches_per_update = gradient_accumulation_steps or innermost.gradient_accumulation_steps or 1
-        innermost.gradient_accumulation_steps = None  # done here, before the exchange
+        self.batches_per_update = gradient_accumulation_steps or inner_optimizer.gradient_accumulation_steps or 1
+        inner_optimizer.gradient_accumulation_steps = None  # done here, before the exchange
 
     def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
@@ -85,13 +98,26 @@ class DistributedOptimizer(optimizers.Optimizer):
 
     def _update(self, gradients: list[tf.Tensor | None], variables: list[keras.Variable]) -> None:
         means = [
-            None if gradient is None else hvd.allreduce(gradient, name=f"{self.name}.{i}", op=hvd.Average)
+            None if gradient is None else sum_over_workers(gradient, f"{self.name}.{i}") / hvd.size()
             for i, gradient in enumerate(gradients)
         ]
         self.inner_optimizer.apply(means, variables)
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         return self.inner_optimizer.scale_loss(loss)
+
+    @property
+    def loss_scale_factor(self) -> float | None:
+        """The inner optimizer's; a `LossScaleOptimizer` around this one takes it away."""
+        return self.inner_optimizer.loss_scale_factor if hasattr(self, "inner_optimizer") else None
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, factor: float | None) -> None:
+        if hasattr(self, "inner_optimizer"):  # not yet, where Keras's own __init__ sets it
+            self.inner_optimizer.loss_scale_factor = factor
+
+    def exclude_from_weight_decay(self, *variables, **names) -> None:
+        self.inner_optimizer.exclude_from_weight_decay(*variables, **names)
 
     @property
     def learning_rate(self):

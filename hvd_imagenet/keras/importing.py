@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
+import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from hvd_imagenet.errors import SettingsError
 
 # What TensorFlow's libraries say of themselves before any setting of theirs can reach them.
-NOISE = re.compile(rb"(WARNING: All log messages before absl|I0000 |To enable the following instructions:)")
+NOISE = "^(WARNING: All log messages before absl|I0000 |To enable the following instructions:)"
 
 
 def import_quietly() -> None:
@@ -22,24 +23,30 @@ def import_quietly() -> None:
     """
     _require_tensorflow(os.environ.setdefault("KERAS_BACKEND", "tensorflow"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if sys.modules.get("tensorflow"):
-        import keras
-    else:
-        sys.stderr.flush()
-        real = os.dup(2)
-        with tempfile.TemporaryFile() as said:
-            os.dup2(said.fileno(), 2)
-            try:
-                import tensorflow as tf
+    with nullcontext() if sys.modules.get("tensorflow") else _without_noise():
+        import tensorflow as tf
 
-                tf.config.list_physical_devices()  # the last that it says comes with its first use
-                import keras
-            finally:
-                os.dup2(real, 2)
-                os.close(real)
-                said.seek(0)
-                os.write(2, b"".join(line for line in said if not NOISE.match(line)))
+        tf.config.list_physical_devices()  # the last that it says comes with its first use
+        import keras
     _require_tensorflow(keras.backend.backend())
+    try:
+        import horovod.tensorflow  # noqa: F401
+    except tf.errors.NotFoundError as error:  # a library that Horovod needs
+        raise ImportError(error.message) from None
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Through another process, which has the last words to tell even where this one crashes."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    with subprocess.Popen(["grep", "-avE", NOISE], stdin=subprocess.PIPE, stdout=real) as telling:
+        os.dup2(telling.stdin.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
 
 
 def _require_tensorflow(name: str) -> None:

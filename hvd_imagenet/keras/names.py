@@ -82,10 +82,14 @@ def layers_of(model: keras.Model, kind: type[keras.Layer]) -> Iterator[tuple[str
 
 def _named(model: keras.Model, variables_of: Callable[[keras.Layer], list[keras.Variable]]) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
+    seen: set[int] = set()  # two layers may share a variable: it goes by the name that the first gives it
     for path, layer in layers_of(model, keras.Layer):
         neutral = next((names for kind, names in NEUTRAL.items() if isinstance(layer, kind)), {})
         taken: set[str] = set()
         for variable in variables_of(layer):
+            if id(variable.value) in seen:
+                continue
+            seen.add(id(variable.value))
             name, axes = neutral.get(variable.name, (variable.name, None))
             found[f"{path}.{_free(name, taken)}"] = Parameter(variable.value, axes)
     return found

@@ -33,8 +33,7 @@ def build_own(settings: ModelSettings, image_size: int, seed: int) -> keras.Mode
     model = own.call(settings.name, function, _filled_in(settings, function, image_size))
     own.require_kind(settings.name, model, keras.Model, "keras")
     _try_out(settings, model, image_size)
-    if not model.trainable_variables:
-        raise SettingsError(f"model.name: {settings.name}; has no parameter to train: return a network with some")
+    _require_trainable(settings.name, model)
     with suppress(ValueError):  # a network that nobody can see into starts as it is
         zero_last_gamma(model)
     return model
@@ -58,6 +57,17 @@ def _filled_in(settings: ModelSettings, function: Callable[..., Any], image_size
     }
     takes = inspect.signature(function).parameters
     return {**{key: value for key, value in defaults.items() if key in takes}, **settings.kwargs}
+
+
+def _require_trainable(name: str, model: keras.Model) -> None:
+    if not model.trainable_variables:
+        raise SettingsError(f"model.name: {name}; has no parameter to train: return a network with some")
+    for variable in model.trainable_variables:
+        if variable.dtype != keras.config.floatx():
+            raise SettingsError(
+                f"model.name: {name}; its {variable.path} is {variable.dtype}: parameters are {keras.config.floatx()} "
+                "in every precision; leave its layer's dtype out"
+            )
 
 
 def _try_out(settings: ModelSettings, model: keras.Model, image_size: int) -> None:

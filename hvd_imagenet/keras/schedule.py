@@ -16,7 +16,8 @@ class LargeBatchCallback(keras.callbacks.Callback):
     multiplied by the ratio of new to old rate whenever the rate changes: momentum correction (section 3, remark 2).
 
     The policy's batch size must be what an update takes in truth: the batch size of `fit` times the number of
-    workers, times the gradient accumulation. A run that goes on counts from the optimizer's own `iterations`.
+    workers, times the gradient accumulation; an epoch's last batch, where it is short, counts like the others. A run
+    that goes on counts from the optimizer's own `iterations`, which leave out updates that a loss scale has skipped.
 
     Args:
         policy: its batch size is the same all along.
@@ -65,10 +66,11 @@ class LargeBatchCallback(keras.callbacks.Callback):
 
 
 def velocities(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """The variables that absorb the learning rate: a moving sum of steps, not of gradients (as Adam's is)."""
-    if not getattr(optimizer, "momentum", 0):
+    """The variables that absorb the learning rate: moving sums of steps, not of gradients, as Adam's and Muon's are."""
+    if not isinstance(optimizer, (keras.optimizers.SGD, keras.optimizers.RMSprop)) or not optimizer.momentum:
         return []
-    return [v for v in getattr(optimizer, "momentums", None) or getattr(optimizer, "_momentums", []) if v is not None]
+    slots = optimizer.momentums if isinstance(optimizer, keras.optimizers.SGD) else optimizer._momentums
+    return [slot for slot in slots if slot is not None]
 
 
 def _batches_per_update(optimizer: keras.optimizers.Optimizer) -> int:

@@ -13,7 +13,7 @@ import torch
 from horovod.common.exceptions import HorovodInternalError
 from torch.nn import functional as F
 
-from hvd_imagenet.backend import Batch, Pulse, State, Totals, require_same_shapes
+from hvd_imagenet.backend import Batch, InUse, Pulse, State, Totals, require_same_shapes
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.host import cores_per_worker, require_own_gpus, set_horovod_defaults, this_place
@@ -82,6 +82,7 @@ class Backend:
         self._optimizer = sgd(self._model, config.optimizer)
         self._gradients = GradientSum(self._model)
         self._counts = torch.zeros(COUNTS, dtype=self._dtype, device=self._device)
+        self._in_use = InUse()
         self._steps: deque[_Step] = deque(maxlen=2)
         self._untaken: deque[_Step] = deque(maxlen=2)
         self._late = 0 if self.device_id is None else 1  # steps that the device may be behind when totals are taken
@@ -107,6 +108,7 @@ class Backend:
                 self._gradients.start()
             # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
             (loss / plan.micro_batches).backward()
+            self._hold(batch)
         self._gradients.finish()
         for group in self._optimizer.param_groups:
             group["lr"] = plan.learning_rate
@@ -140,6 +142,13 @@ class Backend:
             counts[:-1] += torch.stack([loss * samples, right[:, 0].sum(), right.sum(), samples])
         return loss
 
+    def _hold(self, batch: Batch) -> None:
+        """Keep a batch until the device has done with it what it was told so far."""
+        if self.device_id is not None:
+            event = torch.cuda.Event()
+            event.record()
+            self._in_use.hold(batch, event.synchronize)
+
     def take_totals(self, wait: bool) -> list[tuple[StepPlan, Totals]]:
         taken = []
         while len(self._untaken) > (0 if wait else self._late):
@@ -162,6 +171,7 @@ class Backend:
         for batch in batches:
             self.pulse = self.pulse.worked()
             self._forward(batch, sums)
+            self._hold(batch)
         self.pulse = self.pulse.met()
         return _totals(hvd.allreduce(sums, name="evaluation", op=hvd.Sum))
 

@@ -29,7 +29,8 @@ def build_own(
     model = own.call(settings.name, function, settings.kwargs)
     own.require_kind(settings.name, model, nn.Module, "torch")
     _require_trainable(settings.name, model)
-    model = model.to(device, memory_format=torch.channels_last)
+    volumes = any(tensor.dim() == 5 for tensor in (*model.parameters(), *model.buffers()))  # which have other formats
+    model = model.to(device, memory_format=torch.preserve_format if volumes else torch.channels_last)
     model = model.double() if dtype == torch.float64 else model.float()  # `to` would do so to complex numbers, too
     _try_out(settings, model, image_size)
     with suppress(ValueError):  # a network that nobody can see into starts as it is
