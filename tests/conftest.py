@@ -72,7 +72,8 @@ def passed_in_one_launch(item: pytest.Item, folder: Path) -> bool:
     reports = folder / "launches" / "-".join(map(str, kind))
     if not reports.exists():
         reports.mkdir(parents=True)
-        tests = [other for other in item.session.items if other.path == item.path]
+        marked = [other for other in item.session.items if other.get_closest_marker("one_launch")]
+        tests = [other for other in marked if other.path == item.path]
         tests = [o for o in tests if (o.path.stem, given(o, "workers"), given(o, "framework")) == kind]
         names = [f"{other.path}::{other.name}" for other in tests]
         places = {"TEST_FOLDER": str(folder), "TEST_REPORTS": str(reports)}

@@ -210,6 +210,7 @@ def test_what_goes_wrong_before_the_workers_have_met_is_told_by_who_knows_it(wor
             assert (status["reason"], status["rank"]) == (f"worker 1 on {HOST}: MemoryError('full')", 1)
 
 
+@pytest.mark.one_launch
 @pytest.mark.parametrize("workers", [2])
 def test_weights_that_drift_apart_are_found_and_named(workers, recipe, image_folder, shared, monkeypatch, capsys):
     step = Backend.train_step
@@ -233,6 +234,7 @@ def test_weights_that_drift_apart_are_found_and_named(workers, recipe, image_fol
     assert steps_saved(run) == [3]
 
 
+@pytest.mark.one_launch
 @pytest.mark.parametrize("late", [0, 1], ids=["cpu", "as on a gpu"])
 @pytest.mark.parametrize("workers", [2])
 def test_a_loss_that_is_not_finite_names_its_samples(workers, late, recipe, image_folder, shared, monkeypatch, capsys):

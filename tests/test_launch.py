@@ -24,9 +24,9 @@ def test_a_signal_that_comes_twice_is_one_request_within_a_second(tmp_path, paus
     command[2:3] = ["bash", "-c", 'trap "exit 9" TERM; for i in {1..25}; do sleep 0.1; done', "job"]
     job = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     time.sleep(0.5)
-    job.send_signal(signal.SIGHUP)
+    job.send_signal(signal.SIGUSR1)
     time.sleep(pause)
-    job.send_signal(signal.SIGHUP)
+    job.send_signal(signal.SIGUSR1)
     time.sleep(0.1)
     assert (tmp_path / "STOP").exists() or passed_on
     assert "the job saves and ends after the step at hand" in job.communicate(timeout=10)[1]

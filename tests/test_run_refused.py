@@ -9,6 +9,8 @@ from runs import train
 from hvd_imagenet import cli
 from hvd_imagenet.errors import DataError
 
+pytestmark = pytest.mark.one_launch
+
 
 @pytest.mark.parametrize("workers", [2])
 def test_bad_input_on_two_workers(workers, recipe, image_folder, shared, capsys):
