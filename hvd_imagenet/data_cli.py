@@ -74,9 +74,10 @@ def _info(path: Path) -> None:
 
 def _describe(store: Store) -> str:
     counts = np.bincount(store.labels, minlength=len(store.classes))
-    shorter, longer = store.sizes.min(1), store.sizes.max(1)
+    sizes = store.sizes(slice(None))
+    shorter, longer = sizes.min(1), sizes.max(1)
     return (
         f"{len(store):,} images, {counts.min():,} to {counts.max():,} per class, "
-        f"{store.encoded_bytes / 2**20:,.1f} MiB, "
+        f"{store.encoded_bytes() / 2**20:,.1f} MiB, "
         f"sides {shorter.min()} to {longer.max()} pixels, median {np.median(shorter):.0f} x {np.median(longer):.0f}"
     )

@@ -19,6 +19,7 @@ from hvd_imagenet.data.sources.fashion_mnist import DEBIAN_FOLDER, FashionMnist
 from hvd_imagenet.data.sources.folder import ImageFolder
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.errors import DataError, SettingsError
+from hvd_imagenet.stream import shuffled
 
 
 @pytest.fixture
@@ -49,16 +50,24 @@ def test_a_packed_set_and_its_folder_are_the_same_samples(image_folder, packed):
         assert len(plain) == len(tars) == count
         assert plain.classes == tars.classes == ["class0", "class1"]
         assert np.array_equal(plain.labels, tars.labels)
-        assert np.array_equal(plain.sizes, tars.sizes)
+        assert np.array_equal(plain.sizes(slice(None)), tars.sizes(slice(None)))
         assert everything(plain) == everything(tars)
 
 
 def test_samples_are_the_files_in_the_order_of_their_names(image_folder):
-    store = open_store(image_folder, "train")
-    files = sorted((image_folder / "train").glob("*/*.jpg"))
+    store = open_store(image_folder, "val")
+    files = sorted((image_folder / "val").glob("*/*.jpg"))
     assert everything(store) == [file.read_bytes() for file in files]
     assert store.labels.tolist() == [int(file.parent.name[-1]) for file in files]
-    assert store.sizes.tolist() == [list(Image.open(file).size[::-1]) for file in files]
+    assert store.sizes(slice(None)).tolist() == [list(Image.open(file).size[::-1]) for file in files]
+
+
+def test_training_images_are_shuffled_once_and_for_all(image_folder):
+    store = open_store(image_folder, "train")
+    files = sorted((image_folder / "train").glob("*/*.jpg"))
+    order = shuffled(0, "source", 50)
+    assert everything(store) == [files[number].read_bytes() for number in order]
+    assert store.labels.tolist() == [int(files[number].parent.name[-1]) for number in order]
 
 
 def test_shards_are_webdataset_tars(packed):
@@ -190,10 +199,11 @@ def edit_json(root, change):
         (lambda root: (root / "dataset.json").write_text("{"), "dataset.json: unreadable"),
         (lambda root: edit_json(root, lambda d: d.pop("classes")), "dataset.json: unreadable"),
         (lambda root: edit_json(root, lambda d: d["splits"].pop("train")), "dataset.json: unreadable"),
-        (lambda root: edit_json(root, lambda d: d.update(format=99)), "packed in format 99, this version reads 1"),
-        (lambda root: edit_json(root, lambda d: d.update(classes=["one"])), "index.npz: does not fit"),
+        (lambda root: edit_json(root, lambda d: d.update(format=99)), "packed in format 99, this version reads 2"),
         (lambda root: edit_json(root, lambda d: d.update(classes=3)), "dataset.json: unreadable"),
-        (lambda root: edit_json(root, lambda d: d["splits"]["train"].update(shards=[])), "index.npz: does not fit"),
+        (lambda root: edit_json(root, lambda d: d["splits"]["train"].update(shards=[])), "dataset.json: unreadable"),
+        (lambda root: edit_json(root, lambda d: d["splits"]["train"].update(samples=49)), "dataset.json: unreadable"),
+        (lambda root: shutil.copy(root / "val" / "index.npz", root / "train"), "index.npz: does not fit"),
         (lambda root: save_npy(root / "train" / "index.npz"), "index.npz: unreadable index"),
         (lambda root: (root / "train" / "index.npz").unlink(), "index.npz: unreadable index"),
         (lambda root: (root / "train" / "index.npz").write_bytes(b"rubbish"), "index.npz: unreadable index"),
@@ -233,8 +243,8 @@ def test_a_file_that_shrinks_later_is_named(packed):
 
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_an_image_replaced_after_indexing_is_named(folder, size):
-    store = open_store(folder, "train")
-    (folder / "train" / "class0" / "00000.jpg").write_bytes(bytes(size))
+    store = open_store(folder, "val")
+    (folder / "val" / "class0" / "00000.jpg").write_bytes(bytes(size))
     with pytest.raises(DataError, match=r"00000.jpg: the file has changed since it was indexed; remove .*hvd_im"):
         store.read([0])
 

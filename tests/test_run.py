@@ -81,7 +81,7 @@ def test_dali_takes_the_same_samples_windows_and_flips_on_any_number_of_workers(
         part = slice(epoch * SAMPLES, (epoch + 1) * SAMPLES)
         assert sorted(numbers[part]) == list(range(SAMPLES))
         order = permutation(3, epoch, SAMPLES)
-        windows = random_resized_crop(3, epoch, 0, store.sizes[order])
+        windows = random_resized_crop(3, epoch, 0, store.sizes(order))
         expected = np.column_stack([order, windows.anchor, windows.shape, windows.mirror, store.labels[order]])
         assert streams[1][part] == expected.tolist()
 

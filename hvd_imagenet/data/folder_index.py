@@ -14,6 +14,7 @@ from hvd_imagenet.data.index import SplitIndex, image_size
 from hvd_imagenet.data.sources.folder import class_names, image_files
 from hvd_imagenet.errors import DataError
 
+FORMAT = 2  # of the kept index, and of the order of its samples
 WORTH_A_BAR = 10_000  # images; fewer are indexed before a bar could be read
 
 
@@ -41,7 +42,7 @@ def _stamp(root: Path, split: str, classes: list[str]) -> str:
     """A digest of names and modification times of the class folders: files that come or go change it."""
     folders = [root / split / name for name in classes]
     state = [(folder.name, folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()]
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([FORMAT, state]).encode()).hexdigest()
 
 
 def _index(root: Path, files: list[str], labels: list[int]) -> SplitIndex:

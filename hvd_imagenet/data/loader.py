@@ -83,7 +83,7 @@ class TrainLoader:
         if not self._augment:
             return _centre_request(self._store, numbers, self._decoding)
         windows = [
-            self._augment(self._stream.seed, part.epoch, part.position, self._store.sizes[part.numbers])
+            self._augment(self._stream.seed, part.epoch, part.position, self._store.sizes(part.numbers))
             for part in parts
         ]
         return Request(numbers, Windows(*map(np.concatenate, zip(*windows, strict=True))))
@@ -98,7 +98,7 @@ def evaluation_batches(store: Store, batch_size: int, worker: Worker, decoding: 
 
 
 def _centre_request(store: Store, numbers: np.ndarray, decoding: dali.Decoding) -> Request:
-    return Request(numbers, centre_crops(store.sizes[numbers], decoding.resize_shorter, decoding.image_size))
+    return Request(numbers, centre_crops(store.sizes(numbers), decoding.resize_shorter, decoding.image_size))
 
 
 def _decoded(

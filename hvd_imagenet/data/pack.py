@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 import os
 import secrets
 import shutil
@@ -11,11 +11,13 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from hvd_imagenet.data.description import Description, Shard, Split
 from hvd_imagenet.data.index import SplitIndex, image_size
 from hvd_imagenet.data.sources import Encoded, Source
 from hvd_imagenet.errors import DataError, SettingsError
 
-FORMAT = 1
 SHARD_BYTES = 256 * 2**20
 _TAR_HEADER = 512
 
@@ -56,12 +58,9 @@ def _write(source: Source, folder: Path, progress: Callable[[str, int], None]) -
         for done, image in enumerate(source.images(split), 1):
             writer.add(image)
             progress(split, done)
-        splits[split] = writer.close()
-    description = {"format": FORMAT, "source": source.description, "classes": source.classes, "splits": splits}
-    with (folder / "dataset.json").open("w") as file:
-        json.dump(description, file, indent=1)
-        file.write("\n")
+        splits[split] = writer.close(source.classes)
     os.sync()
+    Description(source.description, {}, source.classes, splits).save(folder)
 
 
 class _ShardWriter:
@@ -84,12 +83,16 @@ class _ShardWriter:
         self._member(f"{key}.cls", str(image.label).encode())
         self._rows.append((len(self._shards) - 1, offset, len(image.data), image.label, height, width))
 
-    def close(self) -> dict:
+    def close(self, classes: list[str]) -> Split:
         """Finish the split; what dataset.json says of it."""
         if self._tar is not None:
             self._tar.close()
-        SplitIndex.from_rows(self._rows).save(self._root / self._split / "index.npz")
-        return {"samples": len(self._rows), "shards": self._shards}
+        path = self._root / self._split / "index.npz"
+        index = SplitIndex.from_rows(self._rows)
+        index.save(path)
+        samples = np.bincount(index.shard).tolist()
+        shards = [_shard(self._root, name, n) for name, n in zip(self._shards, samples, strict=True)]
+        return Split(len(index), index.contents(classes), *_measured(path), shards)
 
     def _next_shard(self) -> None:
         if self._tar is not None:
@@ -102,3 +105,14 @@ class _ShardWriter:
         header = tarfile.TarInfo(name)  # no times, owners or modes of this machine: equal input, equal bytes
         header.size = len(data)
         self._tar.addfile(header, io.BytesIO(data))
+
+
+def _measured(path: Path) -> tuple[int, str]:
+    """Length and checksum of a file."""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shard(root: Path, name: str, samples: int) -> Shard:
+    size, sha256 = _measured(root / name)
+    return Shard(name, size, samples, sha256)

@@ -12,7 +12,12 @@ from hvd_imagenet.stream import philox
 
 def permutation(seed: int, epoch: int, dataset_size: int) -> np.ndarray:
     """The shuffle of one epoch (section 3, remark 4): sample numbers, int64, shape (dataset_size,), each once."""
-    return np.argsort(philox.raw(seed, f"shuffle/{epoch}", 0, dataset_size), kind="stable")
+    return shuffled(seed, f"shuffle/{epoch}", dataset_size)
+
+
+def shuffled(seed: int, purpose: str, count: int) -> np.ndarray:
+    """The numbers from 0 to count - 1, int64, in the random order of a seed and a purpose."""
+    return np.argsort(philox.raw(seed, purpose, 0, count), kind="stable")
 
 
 @dataclass(frozen=True)

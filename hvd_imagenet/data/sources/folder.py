@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hvd_imagenet.data.sources import Encoded
 from hvd_imagenet.errors import DataError
+from hvd_imagenet.stream import shuffled
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 
@@ -35,7 +36,10 @@ def class_names(root: Path) -> list[str]:
 
 
 def image_files(root: Path, split: str, classes: list[str]) -> tuple[list[str], list[int]]:
-    """Paths below `root` and labels of a split's images, sorted by class, then by name: the order of sample numbers.
+    """Paths below `root` and labels of a split's images, in the order of the sample numbers.
+
+    The validation set is sorted by class, then by name. The training set is that, shuffled once and for all: where
+    images that follow each other are read together, they should not be of one class.
 
     Raises:
         DataError: the split holds no image, or the training set none of a class.
@@ -52,6 +56,9 @@ def image_files(root: Path, split: str, classes: list[str]) -> tuple[list[str], 
         labels += [label] * len(names)
     if not files:
         raise DataError(f"{root / split}: holds no image ({', '.join(EXTENSIONS)}) in its class folders")
+    if split == "train":
+        order = shuffled(0, "source", len(files)).tolist()
+        files, labels = [files[number] for number in order], [labels[number] for number in order]
     return files, labels
 
 
