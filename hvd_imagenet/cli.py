@@ -23,7 +23,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   evaluate   evaluate a run's newest checkpoint
   export     write a run's newest checkpoint for torchvision, Keras or ONNX
   schedule   the plan of a run: batch size and learning rate, before any work
-  data       make and look at data sets: pack, info, fashion-mnist
+  data       make, verify and look at data sets: pack, verify, info, fashion-mnist
 
   hvd-imagenet COMMAND --help says more about each; --version tells the version.
 """

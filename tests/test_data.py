@@ -6,19 +6,15 @@ import json
 import os
 import shutil
 import struct
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from data_sets import packed_folder
 from PIL import Image
 
-from hvd_imagenet.data import pack as packing
-from hvd_imagenet.data.pack import pack
 from hvd_imagenet.data.sources.fashion_mnist import DEBIAN_FOLDER, FashionMnist
-from hvd_imagenet.data.sources.folder import ImageFolder
 from hvd_imagenet.data.store import open_store
-from hvd_imagenet.errors import DataError, SettingsError
+from hvd_imagenet.errors import DataError
 from hvd_imagenet.stream import shuffled
 
 
@@ -29,8 +25,7 @@ def folder(image_folder, tmp_path):
 
 @pytest.fixture
 def packed(image_folder, tmp_path):
-    pack(ImageFolder(image_folder), tmp_path / "packed")
-    return tmp_path / "packed"
+    return packed_folder(image_folder, tmp_path / "packed")
 
 
 def everything(store):
@@ -39,7 +34,7 @@ def everything(store):
 
 def test_contents_are_known_by_their_checksum_packed_or_not(image_folder, tmp_path):
     plain = open_store(image_folder, "train")
-    pack(ImageFolder(image_folder), tmp_path / "packed")
+    packed_folder(image_folder, tmp_path / "packed")
     assert plain.contents() == open_store(tmp_path / "packed", "train").contents()
     assert plain.contents() != open_store(image_folder, "val").contents()
 
@@ -68,71 +63,6 @@ def test_training_images_are_shuffled_once_and_for_all(image_folder):
     order = shuffled(0, "source", 50)
     assert everything(store) == [files[number].read_bytes() for number in order]
     assert store.labels.tolist() == [int(files[number].parent.name[-1]) for number in order]
-
-
-def test_shards_are_webdataset_tars(packed):
-    with tarfile.open(packed / "train" / "shard-000000.tar") as tar:
-        members = tar.getmembers()
-        assert [member.name for member in members[:4]] == [
-            "00000000.jpg",
-            "00000000.cls",
-            "00000001.jpg",
-            "00000001.cls",
-        ]
-        assert len(members) == 100
-        labels = [int(tar.extractfile(member).read()) for member in members[1::2]]
-        images = [tar.extractfile(member).read() for member in members[::2]]
-    store = open_store(packed, "train")
-    assert labels == store.labels.tolist()
-    assert images == everything(store)
-
-
-def test_small_shards(image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SHARD_BYTES", 5000)
-    pack(ImageFolder(image_folder), tmp_path / "packed")
-    assert len(list((tmp_path / "packed" / "train").glob("*.tar"))) > 5
-    assert everything(open_store(tmp_path / "packed", "train")) == everything(open_store(image_folder, "train"))
-
-
-def test_packing_twice_gives_the_same_bytes(image_folder, packed, tmp_path):
-    pack(ImageFolder(image_folder), tmp_path / "again")
-    for file in packed.rglob("*.*"):
-        assert file.read_bytes() == (tmp_path / "again" / file.relative_to(packed)).read_bytes(), file
-
-
-def test_packing_never_touches_what_is_there(image_folder, tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("years")
-    with pytest.raises(SettingsError, match="exists and is not empty"):
-        pack(ImageFolder(image_folder), tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years"
-
-
-def test_packing_leaves_neighbours_alone(image_folder, tmp_path):
-    (tmp_path / "packed.partial").mkdir()
-    (tmp_path / "packed.partial" / "thesis.tex").touch()
-    pack(ImageFolder(image_folder), tmp_path / "packed")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["packed", "packed.partial"]
-    assert (tmp_path / "packed.partial" / "thesis.tex").exists()
-
-
-@pytest.mark.parametrize("below", ["a file/packed", "."])
-def test_packing_where_nothing_can_be(image_folder, tmp_path, monkeypatch, below):
-    (tmp_path / "a file").touch()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError):
-        pack(ImageFolder(image_folder), Path(below))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a file"]
-
-
-def test_a_pack_that_fails_leaves_no_data_set(folder, tmp_path):
-    (folder / "val" / "class1" / "zz.jpg").write_bytes(b"no image")
-    with pytest.raises(DataError, match="zz.jpg: not an image"):
-        pack(ImageFolder(folder), tmp_path / "packed")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["images"]
-    (folder / "val" / "class1" / "zz.jpg").unlink()
-    pack(ImageFolder(folder), tmp_path / "packed")
-    assert len(open_store(tmp_path / "packed", "val")) == 23
 
 
 def test_a_folder_is_indexed_once(folder, monkeypatch):
@@ -174,7 +104,11 @@ def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(folder, tmp_pat
         (lambda root: [f.unlink() for f in (root / "train" / "class1").iterdir()], "train/class1: holds no image"),
         (
             lambda root: (root / "val" / "class1").rename(root / "val" / "zebra"),
-            "val/zebra: a class that .*train does not",
+            "val has 2 classes, train 2: zebra is missing in train; both need the same",
+        ),
+        (
+            lambda root: shutil.rmtree(root / "val" / "class0"),
+            "train has 2 classes, val 1: class0 is missing in val; both need the same",
         ),
         (lambda root: (root / "train" / "class0" / "00000.jpg").write_bytes(b""), "00000.jpg: not an image"),
         (lambda root: (root / "train" / "class0" / "00000.jpg").write_text("<html>"), "00000.jpg: not an image"),
@@ -249,11 +183,6 @@ def test_an_image_replaced_after_indexing_is_named(folder, size):
         store.read([0])
 
 
-def test_a_packed_set_is_not_packed_again(packed):
-    with pytest.raises(DataError, match="is packed already"):
-        ImageFolder(packed)
-
-
 def write_idx(path, array):
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     path.write_bytes(gzip.compress(header + array.tobytes()))
@@ -272,10 +201,9 @@ def idx_folder(tmp_path):
 
 def test_fashion_mnist_from_idx_files(idx_folder):
     source = FashionMnist(idx_folder)
-    assert source.counts == {"train": 20, "val": 5}
-    images = list(source.images("val"))
-    assert [image.label for image in images] == [0, 1, 2, 3, 4]
-    assert Image.open(io.BytesIO(images[0].data)).size == (28, 28)
+    assert {split: len(items) for split, items in source.splits.items()} == {"train": 20, "val": 5}
+    assert [item.label for item in source.splits["val"]] == [0, 1, 2, 3, 4]
+    assert Image.open(io.BytesIO(source.reader(source.splits["val"][0]))).size == (28, 28)
 
 
 @pytest.mark.parametrize(
@@ -302,6 +230,5 @@ def test_bad_idx_files(idx_folder, damage, message):
 @pytest.mark.skipif(not DEBIAN_FOLDER.exists(), reason="the package dataset-fashion-mnist is not installed")
 def test_the_real_fashion_mnist():
     source = FashionMnist()
-    assert source.counts == {"train": 60_000, "val": 10_000}
-    first = next(source.images("val"))
-    assert source.classes[first.label] == "Ankle boot"
+    assert {split: len(items) for split, items in source.splits.items()} == {"train": 60_000, "val": 10_000}
+    assert source.classes[source.splits["val"][0].label] == "Ankle boot"

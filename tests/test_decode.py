@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_sets import packed_folder
 from PIL import Image
 
 from hvd_imagenet.data.dali import Decoding
@@ -162,11 +163,7 @@ def test_pixels_do_not_depend_on_batch_or_threads(image_folder):
 
 
 def test_an_undecodable_image_is_named(image_folder, tmp_path):
-    from hvd_imagenet.data.pack import pack
-    from hvd_imagenet.data.sources.folder import ImageFolder
-
-    pack(ImageFolder(image_folder), tmp_path / "packed")
-    store = open_store(tmp_path / "packed", "val")
+    store = open_store(packed_folder(image_folder, tmp_path / "packed"), "val")
     index = store._index
     with (tmp_path / "packed" / "val" / "shard-000000.tar").open("r+b") as shard:
         shard.seek(int(index.offset[13]))

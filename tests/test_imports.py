@@ -38,6 +38,7 @@ FLOORS = {
     "trainer": 4,
     "cli": 5,
     "data_cli": 5,
+    "data_progress": 5,
     "schedule": 5,
     "export": 5,
 }
@@ -45,7 +46,7 @@ FLOORS = {
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
 NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"), ("data", "backend")}
-NEIGHBOURS |= {("cli", "export")}
+NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress")}
 # On floor 1, what each place may import from outside.
 OUTSIDE = {
     "policy": set(),

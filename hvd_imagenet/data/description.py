@@ -55,12 +55,13 @@ class Description:
     """A packed data set.
 
     Attributes:
-        source: what it was made from; options: how.
+        source: what it was made from; items: a checksum of all of that; options: how.
         classes: their names, in the order of the labels.
         splits: by name, ``train`` and ``val``.
     """
 
     source: str
+    items: str
     options: dict[str, Any]
     classes: list[str]
     splits: dict[str, Split]
@@ -90,7 +91,7 @@ def parse(text: str | bytes, name: str) -> Description:
             split: Split(**{**values, "shards": [Shard(**shard) for shard in values["shards"]]})
             for split, values in found["splits"].items()
         }
-        made = Description(found["source"], found["options"], list(map(str, found["classes"])), splits)
+        made = Description(found["source"], found["items"], found["options"], list(map(str, found["classes"])), splits)
         for split in splits.values():
             if split.samples < 1 or sum(shard.samples for shard in split.shards) != split.samples:
                 raise ValueError("the numbers of samples do not fit")

@@ -48,8 +48,12 @@ class SplitIndex:
     @classmethod
     def from_rows(cls, rows: list[tuple[int, int, int, int, int, int]]) -> SplitIndex:
         """An index of rows in the order of the attributes."""
-        columns = zip(*rows, strict=True)
-        return cls(*(np.array(column, kind) for column, kind in zip(columns, cls.TYPES.values(), strict=True)))
+        return cls.from_columns(*map(np.array, zip(*rows, strict=True)))
+
+    @classmethod
+    def from_columns(cls, *columns: np.ndarray) -> SplitIndex:
+        """An index of columns in the order of the attributes."""
+        return cls(*(column.astype(kind) for column, kind in zip(columns, cls.TYPES.values(), strict=True)))
 
     def __len__(self) -> int:
         return len(self.label)

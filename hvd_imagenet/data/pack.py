@@ -2,117 +2,180 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import hashlib
-import io
-import os
-import secrets
-import shutil
-import tarfile
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hvd_imagenet.data.description import Description, Shard, Split
-from hvd_imagenet.data.index import SplitIndex, image_size
-from hvd_imagenet.data.sources import Encoded, Source
-from hvd_imagenet.errors import DataError, SettingsError
+from hvd_imagenet.data.index import SplitIndex
+from hvd_imagenet.data.packing.shards import ShardReport, ShardTask
+from hvd_imagenet.data.packing.tasks import Progress, done
+from hvd_imagenet.data.packing.workplace import Workplace
+from hvd_imagenet.data.sources import Item, Reader, Source
+from hvd_imagenet.durable import write_whole
+from hvd_imagenet.errors import DataError
+from hvd_imagenet.stream import shuffled
 
-SHARD_BYTES = 256 * 2**20
-_TAR_HEADER = 512
+REJECTS, ODDITIES = "rejects.jsonl", "oddities.jsonl"
 
 
-def pack(source: Source, destination: Path, progress: Callable[[str, int], None] = lambda split, done: None) -> None:
-    """Write a source as a packed data set; the folder appears whole or not at all.
+@dataclass(frozen=True)
+class Options:
+    """How images are packed; all that decides on what the files hold.
+
+    Attributes:
+        shard_bytes: of the images in a shard, as they come from the source: cut where it is reached.
+        shorter_side: to which larger images are reduced, in pixels; None: images stay as they are.
+        quality: of the JPEGs that reduced images become.
+        limit: how many images are taken of each split, at random; None: all.
+    """
+
+    shard_bytes: int = 256 * 2**20
+    shorter_side: int | None = None
+    quality: int = 95
+    limit: int | None = None
+
+
+def pack(
+    source: Source,
+    destination: Path,
+    executor: Executor,
+    options: Options = Options(),  # noqa: B008
+    max_rejects: float = 0.001,
+    progress: Progress = lambda split, images, rejected: None,
+) -> None:
+    """Write a source as a packed data set; where that has been begun and cut short, go on with it.
+
+    The files hold the same bytes however many processes did it, and however often it was cut short. Images that
+    training could not decode are left out and written to ``rejects.jsonl``; unusual ones to ``oddities.jsonl``.
 
     Args:
-        destination: a folder that does not exist yet, or is empty.
-        progress: called with the split and the number of its images written so far.
+        destination: a folder that does not exist yet, is empty, or holds what an earlier call has begun.
+        executor: what does the work.
+        max_rejects: the share of images that may be left out.
+        progress: told how far each split is, in images.
 
     Raises:
-        SettingsError: the destination is in use.
-        DataError: an image has no readable header, or the disk is full.
+        SettingsError: the destination is in use, or was begun with another source or other options.
+        DataError: the source is damaged, the disk full, or too many images cannot be decoded.
     """
-    destination = destination.resolve()
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise SettingsError(f"{destination}: exists and is not empty; name a new folder, or remove it")
-    partial = destination.with_name(f"{destination.name}.partial-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise SettingsError(f"{destination}: cannot be made ({error.strerror}); name another folder") from None
-    try:
-        _write(source, partial, progress)
-        partial.rename(destination)
-    except OSError as error:
-        raise DataError(f"{destination}: packing failed ({error}); nothing is left of it") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    chosen = {split: _chosen(split, items, options.limit) for split, items in source.splits.items()}
+    workplace = Workplace(destination, _identity(source, chosen, options))
+    with workplace.claimed() as unfinished:
+        if not unfinished:
+            return
+        tasks = {
+            split: list(_tasks(workplace, source.reader, split, items, options)) for split, items in chosen.items()
+        }
+        workplace.require_space(0 if options.shorter_side else _bytes_left(tasks))
+        try:
+            reports = done(tasks, executor, progress)
+            _finish(workplace, source, tasks, reports, max_rejects)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "free some space, and run the same command again to go on" if full else "run it again to go on"
+            raise DataError(f"{destination}: cannot be written ({error.strerror}); {remedy}") from None
 
 
-def _write(source: Source, folder: Path, progress: Callable[[str, int], None]) -> None:
-    splits = {}
-    for split in source.counts:
-        (folder / split).mkdir()
-        writer = _ShardWriter(folder, split)
-        for done, image in enumerate(source.images(split), 1):
-            writer.add(image)
-            progress(split, done)
-        splits[split] = writer.close(source.classes)
-    os.sync()
-    Description(source.description, {}, source.classes, splits).save(folder)
+def _chosen(split: str, items: list[Item], limit: int | None) -> list[Item]:
+    """The items that are packed. Training images are mixed already; of others, a few at random, in their order."""
+    if limit is None or limit >= len(items):
+        return items
+    return [items[number] for number in sorted(shuffled(0, f"limit/{split}", len(items))[:limit].tolist())]
 
 
-class _ShardWriter:
-    """Writes one split as tar files of about SHARD_BYTES, each sample as NUMBER.jpg and NUMBER.cls."""
-
-    def __init__(self, root: Path, split: str):
-        self._root, self._split = root, split
-        self._rows: list[tuple[int, int, int, int, int, int]] = []
-        self._shards: list[str] = []
-        self._tar: tarfile.TarFile | None = None
-
-    def add(self, image: Encoded) -> None:
-        height, width = image_size(io.BytesIO(image.data), image.name)
-        if self._tar is None or self._tar.offset >= SHARD_BYTES:
-            self._next_shard()
-        offset = self._tar.offset + _TAR_HEADER
-        key = f"{len(self._rows):08d}"
-        extension = "png" if image.data.startswith(b"\x89PNG") else "jpg"
-        self._member(f"{key}.{extension}", image.data)
-        self._member(f"{key}.cls", str(image.label).encode())
-        self._rows.append((len(self._shards) - 1, offset, len(image.data), image.label, height, width))
-
-    def close(self, classes: list[str]) -> Split:
-        """Finish the split; what dataset.json says of it."""
-        if self._tar is not None:
-            self._tar.close()
-        path = self._root / self._split / "index.npz"
-        index = SplitIndex.from_rows(self._rows)
-        index.save(path)
-        samples = np.bincount(index.shard).tolist()
-        shards = [_shard(self._root, name, n) for name, n in zip(self._shards, samples, strict=True)]
-        return Split(len(index), index.contents(classes), *_measured(path), shards)
-
-    def _next_shard(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
-        self._shards.append(f"{self._split}/shard-{len(self._shards):06d}.tar")
-        # USTAR: one header block before each member, whatever the platform, so that offsets can be told beforehand.
-        self._tar = tarfile.open(self._root / self._shards[-1], "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-
-    def _member(self, name: str, data: bytes) -> None:
-        header = tarfile.TarInfo(name)  # no times, owners or modes of this machine: equal input, equal bytes
-        header.size = len(data)
-        self._tar.addfile(header, io.BytesIO(data))
+def _identity(source: Source, chosen: dict[str, list[Item]], options: Options) -> dict[str, Any]:
+    """What must be the same for a packing to go on: the source and all that decides on the files."""
+    digest = hashlib.sha256(json.dumps(source.classes).encode())
+    for split, items in chosen.items():
+        for item in items:
+            digest.update(json.dumps([split, item.label, item.length, item.place]).encode())
+    return {"source": source.description, "items": digest.hexdigest(), "options": dataclasses.asdict(options)}
 
 
-def _measured(path: Path) -> tuple[int, str]:
-    """Length and checksum of a file."""
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+def _tasks(
+    workplace: Workplace, reader: Reader, split: str, items: list[Item], options: Options
+) -> Iterator[ShardTask]:
+    """A split, cut into shards."""
+    for number, (first, stop) in enumerate(_cuts(items, options.shard_bytes)):
+        shard = workplace.folder / split / f"shard-{number:06d}.tar"
+        report = workplace.notes / f"{split}-{number:06d}.json"
+        yield ShardTask(reader, items[first:stop], first, shard, report, options.shorter_side, options.quality)
 
 
-def _shard(root: Path, name: str, samples: int) -> Shard:
-    size, sha256 = _measured(root / name)
-    return Shard(name, size, samples, sha256)
+def _cuts(items: list[Item], shard_bytes: int) -> Iterator[tuple[int, int]]:
+    """Where shards begin and end: told by the source alone, and not by what will be rejected or reduced."""
+    first, taken = 0, 0
+    for number, item in enumerate(items, 1):
+        taken += item.length
+        if taken >= shard_bytes or number == len(items):
+            yield first, number
+            first, taken = number, 0
+
+
+def _bytes_left(tasks: dict[str, list[ShardTask]]) -> int:
+    left = [task for found in tasks.values() for task in found if not task.report.exists()]
+    return sum(item.length for task in left for item in task.items)
+
+
+def _finish(
+    workplace: Workplace,
+    source: Source,
+    tasks: dict[str, list[ShardTask]],
+    reports: dict[str, list[ShardReport]],
+    max_rejects: float,
+) -> None:
+    """Write what is told of all shards together; ``dataset.json`` last, which makes a data set of them."""
+    folder = workplace.folder
+    for name, field in ((REJECTS, "rejected"), (ODDITIES, "odd")):
+        found = [(split, line) for split in reports for report in reports[split] for line in getattr(report, field)]
+        lines = [json.dumps({"split": split, **line}) for split, line in found]
+        write_whole(folder / name, "".join(f"{line}\n" for line in lines).encode())
+    _require_few_rejects(folder, tasks, reports, max_rejects)
+    splits = {split: _write_index(folder, split, source, tasks[split], found) for split, found in reports.items()}
+    Description(**workplace.identity, classes=source.classes, splits=splits).save(folder)
+
+
+def _require_few_rejects(
+    folder: Path, tasks: dict[str, list[ShardTask]], reports: dict[str, list[ShardReport]], max_rejects: float
+) -> None:
+    rejected = [line for found in reports.values() for report in found for line in report.rejected]
+    total = sum(len(task.items) for found in tasks.values() for task in found)
+    if len(rejected) > max_rejects * total:
+        first = rejected[0]
+        raise DataError(
+            f"{folder / REJECTS}: {len(rejected):,} of {total:,} images cannot be used ({len(rejected) / total:.2%}), "
+            f"such as {first['name']}: {first['reason']}; repair them and pack into another folder, or to leave them "
+            f"out, run the same command again with --max-rejects {_above(len(rejected) / total)}"
+        )
+    for split, found in reports.items():
+        if not any(len(report.rows) for report in found):
+            raise DataError(f"{folder / REJECTS}: none of the images of {split} can be used; is it the right source?")
+
+
+def _above(share: float) -> str:
+    """A share in per cent, rounded up."""
+    return f"{int(share * 10_000) / 100 + 0.01:.2f}%"
+
+
+def _write_index(folder: Path, split: str, source: Source, tasks: list[ShardTask], reports: list[ShardReport]) -> Split:
+    filled = [(task.shard, report) for task, report in zip(tasks, reports, strict=True) if len(report.rows)]
+    for shard, report in filled:
+        if not shard.exists() or shard.stat().st_size != report.bytes:
+            raise DataError(f"{shard}: was written on {report.host}, but is not here; name a folder that all hosts see")
+    shard_samples = [len(report.rows) for _, report in filled]
+    columns = np.concatenate([report.rows for _, report in filled]).T
+    index = SplitIndex.from_columns(np.repeat(np.arange(len(filled)), shard_samples), *columns)
+    path = folder / split / "index.npz"
+    index.save(path)
+    data = path.read_bytes()
+    files = [Shard(f"{split}/{shard.name}", report.bytes, len(report.rows), report.sha256) for shard, report in filled]
+    return Split(len(index), index.contents(source.classes), len(data), hashlib.sha256(data).hexdigest(), files)

@@ -10,6 +10,7 @@ import numpy as np
 from hvd_imagenet.data import description, folder_index
 from hvd_imagenet.data.files import Files, LocalFiles
 from hvd_imagenet.data.index import SplitIndex
+from hvd_imagenet.data.packing import workplace
 from hvd_imagenet.errors import DataError
 
 
@@ -103,6 +104,8 @@ def open_store(path: str | Path, split: str) -> Store:
         raise DataError(f"{root}: the folder is empty; give data.path the folder of a data set")
     if (root / description.NAME).exists():
         return _open_packed(root, split)
+    if (root / workplace.NOTES).exists():
+        raise DataError(f"{root}: is not packed to its end; run the same command again to go on with that")
     classes, index, files = folder_index.open_or_make(root, split)
     one_each = np.ones(len(files), np.int64)
     return Store(root, classes, index, LocalFiles(root, files), one_each, index.contents(classes), plain=True)

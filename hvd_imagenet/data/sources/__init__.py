@@ -1,17 +1,35 @@
-"""Where images come from before they are packed: each source lists classes and splits and yields encoded images."""
+"""Where images come from before they are packed: each source lists its images, and reads one when asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+from hvd_imagenet.errors import DataError
+from hvd_imagenet.stream import shuffled
+
+Any = TypeVar("Any")
 
 
-class Encoded(NamedTuple):
-    """One image as it will be stored: where it came from, its class number, and its bytes (JPEG or PNG)."""
+class Item(NamedTuple):
+    """An image that has not been read yet.
+
+    Attributes:
+        name: where it comes from, to be found there by a person.
+        label: its class number.
+        length: of its encoded bytes, about, where only reading it would tell exactly.
+        place: where the source's reader finds it.
+    """
 
     name: str
     label: int
-    data: bytes
+    length: int
+    place: tuple
+
+
+Reader = Callable[[Item], bytes]
 
 
 class Source(Protocol):
@@ -19,13 +37,67 @@ class Source(Protocol):
 
     Attributes:
         classes: the names of the classes, in the order of the labels.
-        counts: number of images of each split: ``train`` and ``val``.
-        description: what the data set was made from, for ``dataset.json``.
+        splits: the images of ``train`` and ``val``, in the order of their sample numbers.
+        description: what it is, for ``dataset.json``.
+        reader: the encoded bytes of an item; travels to other processes, and raises OSError or DataError.
     """
 
     classes: list[str]
-    counts: dict[str, int]
+    splits: dict[str, list[Item]]
     description: str
+    reader: Reader
 
-    def images(self, split: str) -> Iterator[Encoded]:
-        """The images of a split, in the order of their sample numbers."""
+
+class FileReader:
+    """Reads items from files below a folder; their place is (path,) or, of a part of a file, (path, offset).
+
+    Args:
+        root: what the paths are relative to.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def __call__(self, item: Item) -> bytes:
+        path, *offset = item.place
+        if not offset:
+            return (self._root / path).read_bytes()
+        descriptor = os.open(self._root / path, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, item.length, *offset)
+        finally:
+            os.close(descriptor)
+        if len(data) != item.length:
+            raise DataError(f"{self._root / path}: has become shorter while it was read; begin again")
+        return data
+
+
+def files_below(root: Path, pattern: str) -> list[Path]:
+    """Files in a folder or its folders, by their paths below it, sorted: no deeper, where a million images may be."""
+    found = [*root.glob(pattern), *root.glob(f"*/{pattern}")]
+    return sorted(path.relative_to(root) for path in found)
+
+
+def mixed(images: list[Any]) -> list[Any]:
+    """Training images that come class by class, shuffled once and for all.
+
+    Where images that follow each other are read together, from a shard, they should not be of one class.
+    """
+    return [images[number] for number in shuffled(0, "source", len(images)).tolist()]
+
+
+def in_class_order(items: list[Item]) -> bool:
+    """Whether images come class by class."""
+    labels = [item.label for item in items]
+    return labels == sorted(labels) and labels[0] != labels[-1]
+
+
+def require_same_classes(train: set[str], val: set[str], root: Path) -> None:
+    """Raise DataError unless both splits have the same classes."""
+    for split, extra, other in (("val", val - train, "train"), ("train", train - val, "val")):
+        if extra:
+            more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
+            raise DataError(
+                f"{root}: {split} has {len(val if split == 'val' else train)} classes, {other} "
+                f"{len(train if split == 'val' else val)}: {min(extra)}{more} is missing in {other}; both need the same"
+            )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from hvd_imagenet.data.sources import Encoded
+from hvd_imagenet.data.sources import Item
 from hvd_imagenet.errors import DataError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's and Ubuntu's package dataset-fashion-mnist
@@ -35,23 +35,35 @@ class FashionMnist:
 
     def __init__(self, folder: Path = DEBIAN_FOLDER):
         self.description = "Fashion-MNIST"
-        self._images = {
-            split: _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3) for split, prefix in PREFIXES.items()
-        }
-        self._labels = {
-            split: _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1) for split, prefix in PREFIXES.items()
-        }
-        for split, images in self._images.items():
-            labels = self._labels[split]
+        self.reader = FashionMnistReader(folder)
+        self.splits = {}
+        for split, prefix in PREFIXES.items():
+            images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
+            labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
             if len(images) != len(labels) or labels.max(initial=0) >= len(CLASSES):
-                raise DataError(f"{folder}: images and labels of {PREFIXES[split]} do not belong together")
-        self.counts = {split: len(images) for split, images in self._images.items()}
+                raise DataError(f"{folder}: images and labels of {prefix} do not belong together")
+            self.splits[split] = [
+                Item(f"{split}[{number}].jpg", label, images[0].nbytes, (split, number))
+                for number, label in enumerate(labels.tolist())
+            ]
 
-    def images(self, split: str) -> Iterator[Encoded]:
-        for number, (pixels, label) in enumerate(zip(self._images[split], self._labels[split], strict=True)):
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
-            yield Encoded(f"{split}[{number}]", int(label), buffer.getvalue())
+
+class FashionMnistReader:
+    """Reads items as JPEGs from IDX files; their place is (split, number)."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __call__(self, item: Item) -> bytes:
+        split, number = item.place
+        buffer = io.BytesIO()
+        Image.fromarray(_images(self._folder, split)[number]).save(buffer, "JPEG", quality=QUALITY)
+        return buffer.getvalue()
+
+
+@functools.lru_cache(maxsize=1)
+def _images(folder: Path, split: str) -> np.ndarray:
+    return _read_idx(folder, f"{PREFIXES[split]}-images-idx3-ubyte", 3)
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:

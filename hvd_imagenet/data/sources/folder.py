@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hvd_imagenet.data.sources import Encoded
+from hvd_imagenet.data.sources import FileReader, Item, mixed, require_same_classes
 from hvd_imagenet.errors import DataError
-from hvd_imagenet.stream import shuffled
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 
@@ -17,49 +17,39 @@ def class_names(root: Path) -> list[str]:
     """The classes of a data folder: the folders in ``train``, sorted.
 
     Raises:
-        DataError: no ``train`` or ``val``, no classes, or a class of ``val`` that ``train`` lacks.
+        DataError: no ``train`` or ``val``, no classes, or not the same in both.
     """
-    if (root / "dataset.json").exists():
-        raise DataError(f"{root}: is packed already; use it as it is")
     found = {}
     for split in ("train", "val"):
         folder = root / split
         if not folder.is_dir():
             raise DataError(f"{root}: has no folder {split}; a data set is train/CLASS/* and val/CLASS/*, or packed")
-        found[split] = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        found[split] = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
         if not found[split]:
             raise DataError(f"{folder}: holds no class folders; images belong in {split}/CLASS/")
-    unknown = sorted(set(found["val"]) - set(found["train"]))
-    if unknown:
-        raise DataError(f"{root / 'val' / unknown[0]}: a class that {root / 'train'} does not have; add or remove it")
-    return found["train"]
+    require_same_classes(found["train"], found["val"], root)
+    return sorted(found["train"])
 
 
 def image_files(root: Path, split: str, classes: list[str]) -> tuple[list[str], list[int]]:
     """Paths below `root` and labels of a split's images, in the order of the sample numbers.
 
-    The validation set is sorted by class, then by name. The training set is that, shuffled once and for all: where
-    images that follow each other are read together, they should not be of one class.
+    The validation set is sorted by class, then by name; the training set is that, mixed.
 
     Raises:
         DataError: the split holds no image, or the training set none of a class.
     """
-    files, labels = [], []
+    found = []
     for label, name in enumerate(classes):
         folder = root / split / name
-        if not folder.is_dir():
-            continue
         names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(EXTENSIONS))
         if not names and split == "train":
             raise DataError(f"{folder}: holds no image ({', '.join(EXTENSIONS)}); add some or remove the class")
-        files += [f"{split}/{name}/{file}" for file in names]
-        labels += [label] * len(names)
-    if not files:
+        found += [(f"{split}/{name}/{file}", label) for file in names]
+    if not found:
         raise DataError(f"{root / split}: holds no image ({', '.join(EXTENSIONS)}) in its class folders")
-    if split == "train":
-        order = shuffled(0, "source", len(files)).tolist()
-        files, labels = [files[number] for number in order], [labels[number] for number in order]
-    return files, labels
+    files, labels = zip(*(mixed(found) if split == "train" else found), strict=True)
+    return list(files), list(labels)
 
 
 class ImageFolder:
@@ -67,15 +57,42 @@ class ImageFolder:
 
     Args:
         root: holds ``train/CLASS/*`` and ``val/CLASS/*``.
+        follow_links: take what a symbolic link leads to outside of `root`, too.
+
+    Raises:
+        DataError: it is not such a folder, or a link leads out of it.
     """
 
-    def __init__(self, root: Path):
-        self.description = f"folder {root.name}"
+    def __init__(self, root: Path, follow_links: bool = False):
+        self.description = f"folder {root.resolve().name}"
         self.classes = class_names(root)
-        self._root = root
-        self._files = {split: image_files(root, split, self.classes) for split in ("train", "val")}
-        self.counts = {split: len(files) for split, (files, _) in self._files.items()}
+        self.reader = FileReader(root)
+        self._root, self._inside = root, None if follow_links else root.resolve()
+        for split in ("train", "val"):
+            for folder in (root / split, *(root / split / name for name in self.classes)):
+                self._require_inside(folder)
+        self.splits = {split: self._items(split) for split in ("train", "val")}
 
-    def images(self, split: str) -> Iterator[Encoded]:
-        for file, label in zip(*self._files[split], strict=True):
-            yield Encoded(str(self._root / file), label, (self._root / file).read_bytes())
+    def _items(self, split: str) -> list[Item]:
+        with ThreadPoolExecutor() as pool:  # waiting for the file system, most of all
+            return list(pool.map(self._item, *image_files(self._root, split, self.classes)))
+
+    def _item(self, file: str, label: int) -> Item:
+        path = self._root / file
+        try:
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                self._require_inside(path)
+                found = path.stat()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); repair or remove it") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError(f"{path}: is no file; remove it")
+        return Item(str(path), label, found.st_size, (file,))
+
+    def _require_inside(self, path: Path) -> None:
+        target = Path(os.path.realpath(path))
+        if self._inside and path.is_symlink() and not target.is_relative_to(self._inside):
+            raise DataError(
+                f"{path}: is a link to {target}, out of {self._root}; if that is meant, give --follow-links"
+            )

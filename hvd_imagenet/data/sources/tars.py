@@ -1,0 +1,77 @@
+"""What is in a tar file, found without unpacking it; nothing in it is trusted."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from hvd_imagenet.errors import DataError
+
+_END = bytes(512)  # a block of zeros: nothing comes after
+
+
+class Member(NamedTuple):
+    """A file in a tar: its name there, and where its bytes are in the tar's own file."""
+
+    name: str
+    offset: int
+    length: int
+
+
+def members(file: BinaryIO, name: str, start: int = 0, length: int | None = None) -> list[Member]:
+    """The files of an uncompressed tar, in their order.
+
+    Args:
+        name: of the tar, for messages.
+        start, length: of a tar that is a part of a file: where it is.
+
+    Raises:
+        DataError: not an uncompressed tar, cut short, or with members that are links, climb out of the folder that it
+            would be unpacked into, or have the same name.
+    """
+    end = start + length if length is not None else file.seek(0, 2)
+    file.seek(start)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            found = list(_checked(tar, name))
+            file.seek(tar.offset)  # tarfile takes a damaged header for the end: whether it is one, its block tells
+            whole = file.read(len(_END)) == _END and file.tell() <= end
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        kind = "cut short" if "end of data" in str(error) else f"not an uncompressed tar file ({error})"
+        raise DataError(f"{name}: {kind}; fetch it again, or unpack it if it is compressed") from None
+    if not whole:
+        raise DataError(f"{name}: cut short or damaged at byte {tar.offset - start:,}; fetch it again")
+    names = set()
+    for member in found:
+        if member.name in names:
+            raise DataError(f"{name}: holds two files named {member.name}; fetch it again")
+        names.add(member.name)
+    return found
+
+
+def _checked(tar: tarfile.TarFile, name: str) -> Iterator[Member]:
+    for member in tar:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"{name}: {member.name} would be unpacked outside of its folder; do not trust this archive")
+        if member.issym() or member.islnk():
+            raise DataError(f"{name}: {member.name} is a link to {member.linkname}; pack the file itself")
+        if member.isdir():
+            continue
+        if not member.isreg() or member.issparse():
+            raise DataError(f"{name}: {member.name} is no plain file; remove it")
+        yield Member(str(path), member.offset_data, member.size)
+
+
+def open_tar(path: Path) -> BinaryIO:
+    """Open a tar's file to read.
+
+    Raises:
+        DataError: it cannot be.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
