@@ -130,7 +130,7 @@ def _pack_source(options: argparse.Namespace) -> None:
 
 
 def _pack_fashion_mnist(options: argparse.Namespace) -> None:
-    with executor(1) as pool:
+    with executor(None) as pool:
         _pack(FashionMnist(options.idx_dir), options.destination, pool, Options(), 0)
 
 
@@ -141,7 +141,7 @@ def _pack(source: Source, destination: Path, pool: Executor, options: Options, m
         pack(source, destination, pool, options, max_rejects, progress)
     for name, what in ((REJECTS, "left out"), (ODDITIES, "unusual")):
         lines = [json.loads(line) for line in (destination / name).read_text().splitlines()]
-        _say_kinds(console, what, lines, f"; see {destination / name}")
+        _say_kinds(console, what, lines, sum(counts.values()), f"; see {destination / name}")
     packed = ", ".join(f"{len(open_store(destination, split)):,} {split}" for split in counts)
     console.print(f"{destination}: {packed} images in {len(source.classes)} classes", markup=False)
 
@@ -160,8 +160,8 @@ def _verify(options: argparse.Namespace) -> None:
         _write_findings(options.o, found)
     for line in rejected:
         console.print(f"{line['name']}: {line['reason']}", markup=False)
-    _say_kinds(console, "unusual", odd, f"; see {options.o}" if options.o else "; -o FILE lists them")
     total = sum(verification.counts().values())
+    _say_kinds(console, "unusual", odd, total, f"; see {options.o}" if options.o else "; -o FILE lists them")
     if rejected:
         raise DataError(
             f"{options.path}: {len(rejected):,} of {total:,} images cannot be used, as listed above; repair or remove "
@@ -180,11 +180,11 @@ def _write_findings(file: Path, found: dict[str, Report]) -> None:
         raise SettingsError(f"-o: {file}; cannot be written ({error.strerror})") from None
 
 
-def _say_kinds(console: Console, what: str, lines: list[dict], where: str) -> None:
-    """How many images are rejected or unusual, and why; without the numbers, which differ from image to image."""
+def _say_kinds(console: Console, what: str, lines: list[dict], total: int, where: str) -> None:
+    """How many images are rejected or unusual, and why: by the kind, without what differs from image to image."""
     kinds = Counter(kind.partition(":")[0] for line in lines for kind in line.get("oddities", [line.get("reason")]))
-    if lines:
-        listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common() if count < total)
+    if listed:  # what all images are is not unusual
         console.print(f"{what}: {len(lines):,} images ({listed}){where}", markup=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -73,7 +74,7 @@ class _Lines:
             return
         self._said = now
         speed = (done - self._began[1]) / (now - self._began[0])
-        left = f", {(total - done) / speed / 60:,.0f} min left" if speed else ""
+        left = f", {timedelta(seconds=round((total - done) / speed))} left" if speed else ""
         out = _left_out(sum(self._rejected.values()))
         self._console.print(
             f"{done:,} of {total:,} images, {speed:,.0f} images/s{left}{', ' if out else ''}{out}", markup=False

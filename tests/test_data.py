@@ -12,6 +12,7 @@ import pytest
 from data_sets import packed_folder
 from PIL import Image
 
+from hvd_imagenet import cli
 from hvd_imagenet.data.sources.fashion_mnist import DEBIAN_FOLDER, FashionMnist
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.errors import DataError
@@ -181,6 +182,11 @@ def test_an_image_replaced_after_indexing_is_named(folder, size):
     (folder / "val" / "class0" / "00000.jpg").write_bytes(bytes(size))
     with pytest.raises(DataError, match=r"00000.jpg: the file has changed since it was indexed; remove .*hvd_im"):
         store.read([0])
+
+
+def test_a_name_cannot_break_the_line_that_says_what_is_wrong(capfd):
+    assert cli.main(["data", "info", "/nowhere\n\x1b[31m/ünd\udcff"]) == 3
+    assert capfd.readouterr().err.startswith("hvd-imagenet: error: /nowhere\\n\\x1b[31m/ünd\\udcff: no such folder;")
 
 
 def write_idx(path, array):

@@ -133,6 +133,8 @@ def damage(path, at, data):
         (lambda r: as_link(r, "ILSVRC2012_val_00000002.JPEG", tarfile.LNKTYPE), "is a link to ILSVRC2012_val_00000002"),
         (lambda r: as_link(r, "", tarfile.FIFOTYPE), "01.JPEG is no plain file"),
         (lambda r: twice(r / VAL), "holds two files named ILSVRC2012_val_00000001.JPEG"),
+        (lambda r: rewrite(r / VAL, lambda m: {**m, "x/ILSVRC2012_val_00000002.JPEG": b""}), "2 in two folders"),
+        (lambda r: rewrite(r / TRAIN, lambda m: {**m, "x/n01440764.tar": m["n01440764.tar"]}), "is there twice"),
         (lambda r: damage(r / VAL, second_header(r / VAL), bytes([255])), "cut short or damaged at byte"),
         (lambda r: add_kaggle(r, VAL_WNIDS[:-1]), "6 images, 5 labels"),
         (lambda r: add_kaggle(r, ["tench"] * 6), "is of class tench, which is no WordNet ID"),

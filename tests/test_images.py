@@ -9,7 +9,7 @@ from bad_images import BAD, GOOD, ODD, PHOTO, header_of_another_height
 from data_sets import encoded, picture
 from PIL import Image
 
-from hvd_imagenet.data.packing.decodable import Finding, findings
+from hvd_imagenet.data.packing.decodable import findings
 from hvd_imagenet.data.packing.examining import Report, usable
 from hvd_imagenet.data.packing.images import Unusable, examine, shrunk
 from hvd_imagenet.data.sources import Item
@@ -76,21 +76,6 @@ def test_images_of_ten_megapixels_are_large(pixels, large):
     assert bool(found) == large
 
 
-def test_a_batch_is_limited_by_its_pixels(monkeypatch):
-    from hvd_imagenet.data.packing import decodable
-
-    images = [examine(encoded(picture(10, 10, seed)), "x.jpg") for seed in range(7)]
-    sizes = []
-    decode = decodable._decode
-    monkeypatch.setattr(decodable, "_decode", lambda batch: sizes.append(len(batch)) or decode(batch))
-    for limit, expected in ((300, [3, 3, 1]), (299, [2, 2, 2, 1]), (1, [1] * 7), (10_000, [4, 3])):
-        sizes.clear()
-        monkeypatch.setattr(decodable, "BATCH_PIXELS", limit)
-        monkeypatch.setattr(decodable, "BATCH", 4)
-        assert list(findings(images)) == [Finding(None, None)] * 7
-        assert sizes == expected
-
-
 def test_what_the_decoder_writes_does_not_reach_the_screen(capfd):
     looked_at(**{name: data for name, (data, _) in BAD.items()})
     assert capfd.readouterr() == ("", "")
@@ -98,7 +83,7 @@ def test_what_the_decoder_writes_does_not_reach_the_screen(capfd):
 
 def test_an_image_that_decodes_to_another_size_is_damaged():
     image = examine(PHOTO, "x.jpg")._replace(height=374)
-    assert next(findings([image])).reason == "damaged: decodes to another size than its header says"
+    assert findings([image])[0].reason == "damaged: decodes to another size than its header says"
     assert header_of_another_height(PHOTO, 375) == PHOTO
 
 

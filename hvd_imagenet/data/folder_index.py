@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import track
 
 from hvd_imagenet.data.index import SplitIndex, image_size
-from hvd_imagenet.data.sources.folder import class_names, image_files
+from hvd_imagenet.data.sources.folder import class_names, image_files, in_threads
 from hvd_imagenet.errors import DataError
 
 FORMAT = 2  # of the kept index, and of the order of its samples
@@ -50,10 +50,11 @@ def _index(root: Path, files: list[str], labels: list[int]) -> SplitIndex:
         file = root / files[number]
         return number, 0, file.stat().st_size, labels[number], *image_size(file, str(file))
 
-    with ThreadPoolExecutor() as pool:  # waiting for the disk, most of all
-        rows = pool.map(row, range(len(files)))
-        shown = track(rows, f"indexing {root}", len(files), transient=True, disable=len(files) < WORTH_A_BAR)
-        return SplitIndex.from_rows(list(shown))
+    rows = in_threads(row, range(len(files)))
+    console = Console(stderr=True)
+    disable = len(files) < WORTH_A_BAR
+    shown = track(rows, f"indexing {root}", len(files), console=console, transient=True, disable=disable)
+    return SplitIndex.from_rows(list(shown))
 
 
 def _places(root: Path) -> list[Path]:

@@ -51,7 +51,7 @@ def usable(
     for start in range(0, len(items), AT_ONCE):
         part = items[start : start + AT_ONCE]
         examined = [_examined(reader, item, change) for item in part]
-        found = findings([image for image in examined if isinstance(image, Examined)])
+        found = iter(findings([image for image in examined if isinstance(image, Examined)]))
         for number, (item, image) in enumerate(zip(part, examined, strict=True), start):
             reason, warning = next(found) if isinstance(image, Examined) else (image, None)
             about = {"name": item.name, "label": item.label}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import track
 
 from hvd_imagenet.errors import DataError
 from hvd_imagenet.stream import shuffled
@@ -76,6 +79,11 @@ def files_below(root: Path, pattern: str) -> list[Path]:
     """Files in a folder or its folders, by their paths below it, sorted: no deeper, where a million images may be."""
     found = [*root.glob(pattern), *root.glob(f"*/{pattern}")]
     return sorted(path.relative_to(root) for path in found)
+
+
+def reading(parts: Sequence[Any], name: str) -> Iterable[Any]:
+    """Parts of a source that are read one after the other, with a bar that shows how far that is."""
+    return track(parts, f"reading {name}", console=Console(stderr=True), transient=True)
 
 
 def mixed(images: list[Any]) -> list[Any]:

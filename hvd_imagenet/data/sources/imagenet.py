@@ -6,12 +6,11 @@ import csv
 import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.progress import track
-
-from hvd_imagenet.data.sources import FileReader, Item, mixed, require_same_classes
+from hvd_imagenet.data.sources import FileReader, Item, mixed, reading, require_same_classes
 from hvd_imagenet.data.sources.tars import Member, members, open_tar
 from hvd_imagenet.errors import DataError
 
@@ -52,20 +51,27 @@ class ImageNetArchives:
     def _train(self) -> Iterator[tuple[str, Member]]:
         with open_tar(self._root / TRAIN) as file:
             path = self._root / TRAIN
-            for tar in track(members(file, str(path)), f"reading {TRAIN}", transient=True):
+            classes = set()
+            for tar in reading(members(file, str(path)), TRAIN):
                 name, dot, extension = Path(tar.name).name.rpartition(".")
                 if not dot or extension != "tar":
                     raise DataError(f"{path}: holds {tar.name}, where a tar for each class should be; fetch it again")
                 found = members(file, f"{path}: {tar.name}", tar.offset, tar.length)
-                if not found:
-                    raise DataError(f"{path}: {tar.name} holds no image; fetch it again")
+                if not found or name in classes:
+                    problem = "is there twice" if name in classes else "holds no image"
+                    raise DataError(f"{path}: {tar.name} {problem}; fetch it again")
+                classes.add(name)
                 yield from ((name, image) for image in found)
 
     def _val(self, truth: dict[str, str], labels: dict[str, int]) -> Iterator[Item]:
         """The validation images sorted by class, then by name: as in class folders."""
         path = self._root / VAL
         with open_tar(path) as file:
-            found = {Path(image.name).stem: image for image in members(file, str(path))}
+            images = members(file, str(path))
+        found = {Path(image.name).stem: image for image in images}
+        if len(found) != len(images):
+            twice = Counter(Path(image.name).stem for image in images).most_common(1)[0][0]
+            raise DataError(f"{path}: holds {twice} in two folders; fetch it again")
         for name, missing in (("labels", found.keys() - truth.keys()), (VAL, truth.keys() - found.keys())):
             if missing:
                 raise DataError(

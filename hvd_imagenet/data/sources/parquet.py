@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import pyarrow
 from pyarrow import parquet
-from rich.progress import track
 
-from hvd_imagenet.data.sources import Item, files_below, in_class_order, mixed, require_same_classes
+from hvd_imagenet.data.sources import Item, files_below, in_class_order, mixed, reading, require_same_classes
 from hvd_imagenet.data.sources.webdataset import split_of
 from hvd_imagenet.errors import DataError
 
@@ -44,7 +43,7 @@ class ParquetFolder:
         files = files_below(root, "*.parquet")
         self.splits: dict[str, list[Item]] = {"train": [], "val": []}
         classes = None
-        for file in track(files, f"reading {root}", transient=True):
+        for file in reading(files, str(root)):
             split = split_of(file)
             if split:
                 columns = _columns(root / file)

@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from rich.progress import track
-
-from hvd_imagenet.data.sources import FileReader, Item, files_below, in_class_order, mixed, require_same_classes
+from hvd_imagenet.data.sources import (
+    FileReader,
+    Item,
+    files_below,
+    in_class_order,
+    mixed,
+    reading,
+    require_same_classes,
+)
 from hvd_imagenet.data.sources.tars import Member, members, open_tar
 from hvd_imagenet.errors import DataError
 
@@ -49,7 +55,7 @@ class WebDatasetShards:
         self.reader = FileReader(root)
         shards = files_below(root, "*.tar")
         samples: dict[str, list[_Sample]] = {"train": [], "val": []}
-        for shard in track(shards, f"reading {root}", transient=True):
+        for shard in reading(shards, str(root)):
             split = split_of(shard)
             if split:
                 samples[split] += self._samples(str(shard))
