@@ -1,11 +1,20 @@
 """The blocked order: shards shuffled, then the samples of each window of them."""
 
 import itertools
+import weakref
+from collections import Counter, deque
 
 import numpy as np
 import pytest
+from holes import make_holes
 
-from hvd_imagenet.stream import BlockedOrder, GlobalOrder, SampleStream, shuffled
+from hvd_imagenet.data.dali import Decoding
+from hvd_imagenet.data.loader import TrainLoader, Worker
+from hvd_imagenet.data.store import open_store
+from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
+from hvd_imagenet.stream import BlockedOrder, GlobalOrder, SampleStream, share, shuffled
+from hvd_imagenet.stream import order as order_module
+from hvd_imagenet.stream.order import permutation
 
 SHARDS = [3, 1, 4, 2, 5]  # samples 0-2, 3, 4-7, 8-9, 10-14
 # Written down when the order was; a change breaks every run that is under way.
@@ -124,9 +133,9 @@ def test_with_a_global_shuffle_no_shard_can_be_told_beforehand():
 
 
 def test_memory():
-    assert GlobalOrder(10**9).peak_bytes == 20 * 10**9
-    assert BlockedOrder([3, 1, 4, 2, 5], 2).peak_bytes == 20 * (5 + 4 + 5)
-    assert BlockedOrder([3, 1, 4, 2, 5], 9).peak_bytes == 20 * (5 + 15)
+    assert GlobalOrder(10**9).peak_bytes == 24 * 10**9
+    assert BlockedOrder([3, 1, 4, 2, 5], 2).peak_bytes == 24 * 5 + 32 * (4 + 5)  # shards, and the largest window
+    assert BlockedOrder([3, 1, 4, 2, 5], 9).peak_bytes == 24 * 5 + 32 * 15
 
 
 def test_a_billion_samples():
@@ -142,3 +151,106 @@ def test_a_billion_samples():
         for part, window in zip(parts, stream.shards_from(start), strict=False):
             assert set((part.numbers // 2300).tolist()) <= set(window.tolist())
             assert part.numbers.dtype == np.int64 and 0 <= part.numbers.min() <= part.numbers.max() < 10**9
+
+
+def read_by(workers, size, stream, store, batch):
+    """What the workers of a node read in three epochs, moment by moment: (epoch, shard) of each sample.
+
+    In a moment, each of the workers takes a micro-batch of 8.
+    """
+    policy = LargeBatchPolicy(len(store), 3, BatchSettings(batch, 8), LearningRateSettings())
+    decoding = Decoding(8, (0,) * 3, (1,) * 3, 8, True, 1, None)
+    requests = [
+        TrainLoader(store, policy, stream, "shift_crop", Worker(rank, size), decoding).requests(0) for rank in workers
+    ]
+    shard_of = np.repeat(np.arange(len(store.shard_samples)), store.shard_samples)
+    moments = []
+    for plan in policy.steps():
+        shares = [range(*share(plan.micro_batches, rank, size)) for rank in workers]
+        for together in itertools.zip_longest(*shares):
+            moment = []
+            for mine, number in zip(requests, together, strict=True):
+                if number is not None:
+                    start = plan.samples_seen + 8 * number
+                    shards = shard_of[next(mine).numbers].tolist()
+                    moment += [((start + i) // len(store), shard) for i, shard in enumerate(shards)]
+            moments.append(moment)
+    return moments
+
+
+def fetched(moments, stream, room):
+    """How often each shard of an epoch is fetched by a node that keeps the last `room` windows that it came to."""
+    windows, kept, fetches = stream.shards_from(0), deque(maxlen=room), Counter()
+    taken, epoch = 0, 0
+    for needed in itertools.chain.from_iterable(moments):
+        while not any(needed in window for window in kept):
+            assert needed[0] >= epoch, "needed again after it was dropped"
+            kept.append([(epoch, shard) for shard in next(windows).tolist()])
+            fetches.update(kept[-1])
+            taken += len(kept[-1])
+            epoch = taken // 143
+    return fetches
+
+
+def most_in_use(moments):
+    """The largest number of shards in use at once, each from the first to the last sample that an epoch reads of it."""
+    first, last = {}, {}
+    for time, moment in enumerate(moments):
+        for shard in moment:
+            first.setdefault(shard, time)
+            last[shard] = time
+    return max(sum(first[shard] <= time <= last[shard] for shard in first) for time in range(len(moments)))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """1,000 samples in 143 shards of 7, the last of 6. In windows of 6 shards, 42 samples, and 5 windows of 8 each."""
+    return open_store(make_holes(tmp_path_factory.mktemp("holes"), 1000, 7), "train")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "size", "batch", "windows"),
+    [
+        ([0], 1, 32, 1),
+        ([0, 1], 2, 32, 2),
+        ([0, 1, 2], 3, 32, 2),
+        ([2, 3], 4, 32, 2),  # a node beside another
+        ([0, 1, 2], 3, 240, 7),  # 5.7 windows in a step
+    ],
+)
+def test_a_node_fetches_each_shard_once_per_epoch(ranks, size, batch, windows, store):
+    stream = SampleStream(7, BlockedOrder(store.shard_samples, 6))
+    moments = read_by(ranks, size, stream, store, batch)
+    fetches = fetched(moments, stream, windows)
+    for epoch in range(3):
+        assert [fetches[epoch, shard] for shard in range(143)] == [1] * 143
+    assert most_in_use(moments) <= (windows + 1) * 6
+    assert most_in_use(read_by(ranks, size, SampleStream(7, GlobalOrder(1000)), store, batch)) > 100
+
+
+def test_the_last_epoch_is_let_go_of_before_the_next_is_worked_out(monkeypatch):
+    made = []
+
+    def watched(*arguments):
+        assert all(before() is None for before in made)
+        new = permutation(*arguments)
+        made.append(weakref.ref(new))
+        return new
+
+    monkeypatch.setattr(order_module, "permutation", watched)
+    parts = list(SampleStream(0, GlobalOrder(10)).stretches(8, 14))  # all of them kept
+    assert len(made) == len(parts) == 3
+
+
+def test_threads_that_are_in_different_epochs_do_not_mix_them_up(monkeypatch):
+    """While one works its epoch out, another one comes, and is done before."""
+    order = GlobalOrder(10)
+    first, second = permutation(0, 0, 10), permutation(0, 1, 10)
+
+    def interrupted(seed, epoch, dataset_size):
+        if epoch == 0:
+            assert order.numbers(0, 1, 0, 10).tolist() == second.tolist()
+        return permutation(seed, epoch, dataset_size)
+
+    monkeypatch.setattr(order_module, "permutation", interrupted)
+    assert order.numbers(0, 0, 0, 10).tolist() == first.tolist()

@@ -63,6 +63,19 @@ resource.setrlimit(resource.RLIMIT_DATA, (data + int(sys.argv[2]) * 2**20,) * 2)
 print(_describe(open_store(sys.argv[1], "train")))
 """
 
+# Works out two epochs in a share of the memory that it says it needs, and a tenth of a megabyte for Python.
+PEAK = """
+import re, resource, sys
+from pathlib import Path
+from hvd_imagenet.stream import BlockedOrder, GlobalOrder
+
+order = GlobalOrder(10**6) if sys.argv[1] == "global" else BlockedOrder([10**6 - 1, 1], 2)
+data = int(re.search(r"VmData:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (data + int(order.peak_bytes * float(sys.argv[2])) + 100_000,) * 2)
+for epoch in range(2):
+    order.numbers(0, epoch, 5, 9)
+"""
+
 
 @pytest.fixture(scope="module")
 def ten_million(tmp_path_factory):
@@ -83,6 +96,13 @@ def test_a_walk_along_ten_million_samples(ten_million):
 
 def test_what_is_in_ten_million_samples_is_told_in_parts(ten_million):
     print(run(INFO, ten_million, 40))
+
+
+@pytest.mark.parametrize("order", ["global", "blocked"])
+def test_an_order_takes_the_memory_that_it_says(order):
+    run(PEAK, order, 1)
+    with pytest.raises(AssertionError, match="MemoryError|Unable to allocate"):
+        run(PEAK, order, 0.92)
 
 
 @pytest.mark.long
@@ -112,17 +132,17 @@ def test_a_median_of_counted_values(values, expected):
     assert data_cli._median(Counter(values)) == expected
 
 
-ONE = Config(), SampleStream(0, GlobalOrder(10**9))  # 20 bytes each: 18.6 GiB
+ONE = Config(), SampleStream(0, GlobalOrder(10**9))  # 24 bytes each: 22.4 GiB
 WINDOW = Config(stream=StreamSettings("blocked", 2)), SampleStream(0, BlockedOrder([10**9 - 2, 1, 1], 2))
 
 
 @pytest.mark.parametrize(
     ("settings", "sharing", "needed", "message"),
     [
-        (ONE, 1, 20 * 10**9, "stream.shuffle: global; shuffling 1,000,000,000 images takes 18.6 GiB in each worker, "
-         "and [^ ]+ has 18.6 GiB for 1; set stream.shuffle to blocked"),
-        (ONE, 8, 160 * 10**9, "in each worker, and [^ ]+ has 149.0 GiB for 8; set stream.shuffle to blocked"),
-        (WINDOW, 1, 20 * (10**9 + 2), "stream.window: 2; shuffling 1,000,000,000 images takes 18.6 GiB .*; lower it"),
+        (ONE, 1, 24 * 10**9, "stream.shuffle: global; shuffling 1,000,000,000 images takes 22.4 GiB in each worker, "
+         "and [^ ]+ has 22.4 GiB for 1; set stream.shuffle to blocked"),
+        (ONE, 8, 192 * 10**9, "in each worker, and [^ ]+ has 178.8 GiB for 8; set stream.shuffle to blocked"),
+        (WINDOW, 1, 72 + 32 * (10**9 - 1), "stream.window: 2; shuffling 1,000,000,000 images takes 29.8 GiB .*; lower"),
     ],
 )  # fmt: skip
 def test_an_order_that_does_not_fit_into_memory_is_refused(settings, sharing, needed, message, monkeypatch):
@@ -135,7 +155,7 @@ def test_an_order_that_does_not_fit_into_memory_is_refused(settings, sharing, ne
 
 
 def test_a_run_that_does_not_fit_into_memory_begins_no_work(recipe, image_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(startup.psutil, "virtual_memory", lambda: SimpleNamespace(total=999))  # 50 images need 1,000
+    monkeypatch.setattr(startup.psutil, "virtual_memory", lambda: SimpleNamespace(total=1199))  # 50 images need 1,200
     assert train(recipe, image_folder, tmp_path / "run") == 2
     assert "set stream.shuffle to blocked" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import numpy as np
 
 from hvd_imagenet.stream import philox
 
-SHUFFLE_BYTES = 20  # per number that is shuffled, at the peak: keys, their order, and what the sort needs beside
+SHUFFLE_BYTES = 24  # for each number that is shuffled, at the peak: its key, its place, and room to sort in
 Made = TypeVar("Made")
 
 
@@ -83,7 +83,8 @@ class BlockedOrder:
         self._window = window
         self.dataset_size = int(self._samples.sum())
         largest = int(np.sort(self._samples)[-window:].sum())
-        self.peak_bytes = SHUFFLE_BYTES * (len(self._samples) + largest)
+        # A window's samples are there, too, while their order is worked out.
+        self.peak_bytes = SHUFFLE_BYTES * len(self._samples) + (SHUFFLE_BYTES + 8) * largest
         self._last_epoch, self._last_window = _Last(), _Last()
 
     def numbers(self, seed: int, epoch: int, start: int, stop: int) -> np.ndarray:
@@ -120,7 +121,8 @@ class BlockedOrder:
         """The samples of a window in their order."""
         inside = self._shards_of(window, shards)
         counts = self._samples[inside]
-        samples = np.arange(counts.sum()) + np.repeat(self._first[inside] - (counts.cumsum() - counts), counts)
+        samples = np.repeat(self._first[inside] - (counts.cumsum() - counts), counts)
+        samples += np.arange(len(samples))
         return samples[shuffled(seed, f"window/{epoch}/{window}", len(samples))]
 
 
