@@ -17,6 +17,9 @@ from jobs import ALONE, gloo, outside
 from PIL import Image
 from runs import RECIPE
 
+from hvd_imagenet.data import pack as packing
+from hvd_imagenet.data.sources.folder import ImageFolder
+
 ON_A_WORKER = "HOROVOD_RANK" in os.environ
 LAUNCH_SECONDS = 180
 if not ON_A_WORKER:
@@ -136,8 +139,23 @@ def make_image_folder(root: Path, train: int, val: int, classes: int = 2, size: 
     return root
 
 
+def make_packed(images: Path, packed: Path, shard_bytes: int) -> Path:
+    """A folder of images packed into shards of about so many bytes; left as it is where it is there."""
+    if not packed.exists():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packing, "SHARD_BYTES", shard_bytes)
+            packing.pack(ImageFolder(images), packed)
+    return packed
+
+
 @pytest.fixture(scope="session")
 def image_folder(session_folder) -> Path:
     """50 training and 23 validation images in two classes."""
     folder = session_folder / "images"
     return folder if folder.exists() else make_image_folder(folder, 50, 23)
+
+
+@pytest.fixture(scope="session")
+def image_shards(session_folder, image_folder) -> Path:
+    """The same images, packed: those for training in 17 shards of 3, the last of 2."""
+    return make_packed(image_folder, session_folder / "shards", 7000)

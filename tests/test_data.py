@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_packed
 from PIL import Image
 
-from hvd_imagenet.data import pack as packing
 from hvd_imagenet.data.pack import pack
 from hvd_imagenet.data.sources.fashion_mnist import DEBIAN_FOLDER, FashionMnist
 from hvd_imagenet.data.sources.folder import ImageFolder
@@ -87,9 +87,8 @@ def test_shards_are_webdataset_tars(packed):
     assert images == everything(store)
 
 
-def test_small_shards(image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SHARD_BYTES", 5000)
-    pack(ImageFolder(image_folder), tmp_path / "packed")
+def test_small_shards(image_folder, tmp_path):
+    make_packed(image_folder, tmp_path / "packed", 5000)
     assert len(list((tmp_path / "packed" / "train").glob("*.tar"))) > 5
     assert everything(open_store(tmp_path / "packed", "train")) == everything(open_store(image_folder, "train"))
 
