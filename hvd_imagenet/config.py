@@ -113,6 +113,24 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class StreamSettings:
+    """The order of the training images.
+
+    Args:
+        shuffle: global: each epoch is a shuffle of all images; blocked: each epoch the shards are shuffled, and then
+            the images of each window of them, so that a shard is read once per epoch, and memory holds a window's
+            order instead of an epoch's. Of a plain folder, each file is a shard.
+        window: shards whose images are shuffled together, with blocked.
+    """
+
+    shuffle: Literal["global", "blocked"] = "global"
+    window: int = 16
+
+    def __post_init__(self):
+        require(self.window > 0, "stream.window", self.window, "give a number of shards above 0")
+
+
+@dataclass(frozen=True)
 class OptimizerSettings:
     """SGD with momentum (sections 3 and 5.1).
 
@@ -218,6 +236,7 @@ class Config:
         framework: torch or keras.
         model: the network.
         data: the images.
+        stream: the order of the training images.
         batch: samples per step and per micro-batch.
         lr: the learning rate.
         optimizer: what turns gradients into steps.
@@ -233,6 +252,7 @@ class Config:
     framework: Literal["torch", "keras"] = "torch"
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    stream: StreamSettings = field(default_factory=StreamSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     lr: LearningRateSettings = field(default_factory=LearningRateSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

@@ -203,11 +203,23 @@ def _info(path: Path) -> None:
 
 
 def _describe(store: Store) -> str:
-    counts = np.bincount(store.labels, minlength=len(store.classes))
-    sizes = store.sizes(slice(None))
-    shorter, longer = sizes.min(1), sizes.max(1)
+    counts = np.zeros(len(store.classes), np.int64)
+    shorter, longer = Counter(), Counter()
+    for part in store.parts():
+        counts += np.bincount(store.labels[part], minlength=len(counts))
+        sizes = store.sizes(part)
+        for sides, found in ((shorter, sizes.min(1)), (longer, sizes.max(1))):
+            sides.update(dict(zip(*map(np.ndarray.tolist, np.unique(found, return_counts=True)), strict=True)))
     return (
         f"{len(store):,} images, {counts.min():,} to {counts.max():,} per class, "
         f"{store.encoded_bytes() / 2**20:,.1f} MiB, "
-        f"sides {shorter.min()} to {longer.max()} pixels, median {np.median(shorter):.0f} x {np.median(longer):.0f}"
+        f"sides {min(shorter)} to {max(longer)} pixels, median {_median(shorter):.0f} x {_median(longer):.0f}"
     )
+
+
+def _median(counted: Counter[int]) -> float:
+    """The median of values that are counted; of an even number, the mean of the two in the middle."""
+    values = sorted(counted)
+    ends = np.cumsum([counted[value] for value in values])
+    middle = np.searchsorted(ends, [(ends[-1] - 1) // 2, ends[-1] // 2], side="right")
+    return np.mean([values[place] for place in middle])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from hvd_imagenet import checkpoint
 from hvd_imagenet.backend import Backend, State
@@ -19,10 +22,11 @@ from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.together import together
 from hvd_imagenet.policy import LargeBatchPolicy
 from hvd_imagenet.run_directory import RunDirectory
+from hvd_imagenet.stream import BlockedOrder, GlobalOrder, SampleStream
 
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
 WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
-WALK += ("data.mean", "data.std")
+WALK += ("data.mean", "data.std", "stream.")
 TABLES = ("batch.global_size", "model.kwargs")  # settings that are tables, not groups of settings
 
 
@@ -32,6 +36,7 @@ class Start:
 
     Attributes:
         config: the settings, resolved; settings: as checkpoints keep them.
+        stream: the training set in the order that the run takes it.
         progress: where the run is.
         resumed: the run has been begun by an earlier job.
     """
@@ -44,6 +49,7 @@ class Start:
     policy: LargeBatchPolicy
     train_set: Store
     val_set: Store
+    stream: SampleStream
     progress: Progress
     resumed: bool
 
@@ -62,8 +68,10 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
         require_data(config)
     train_set, val_set = (open_everywhere(config, split, backend) for split in ("train", "val"))
     policy = config.policy(len(train_set))
+    stream = sample_stream(config, train_set)
     with together(backend):
         check_fit(config, policy, train_set, backend.size)
+        check_memory(config, stream, backend.local_size)
         resumed = job.claim(resume) if backend.rank == 0 else None
     resumed = backend.gather(resumed)[0]
     config = resolved(config, train_set)
@@ -76,7 +84,7 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
         if backend.rank == 0:
             run.write_config(config)
     job.begin()
-    return Start(config, settings, run, backend, job, policy, train_set, val_set, progress, resumed)
+    return Start(config, settings, run, backend, job, policy, train_set, val_set, stream, progress, resumed)
 
 
 def require_same_settings(config: Config, backend: Backend) -> None:
@@ -130,6 +138,23 @@ def check_fit(config: Config, policy: LargeBatchPolicy, train_set: Store, worker
         )
 
 
+def check_memory(config: Config, stream: SampleStream, workers: int) -> None:
+    """Raise SettingsError if this host has too little memory for the order of the samples.
+
+    Args:
+        workers: on this host; each works out the order for itself.
+    """
+    setting, remedy = "stream.shuffle: global", "set stream.shuffle to blocked"
+    if config.stream.shuffle == "blocked":
+        setting, remedy = f"stream.window: {config.stream.window}", "lower it"
+    needed, has = stream.order.peak_bytes, psutil.virtual_memory().total
+    if needed * workers > has:
+        raise SettingsError(
+            f"{setting}; shuffling {stream.order.dataset_size:,} images takes {needed / 2**30:.1f} GiB in each worker, "
+            f"and {socket.gethostname()} has {has / 2**30:.1f} GiB for {workers}; {remedy}"
+        )
+
+
 def check_classes(config: Config, store: Store) -> None:
     """Raise DataError unless the network has as many classes as the data set."""
     if config.model.classes != len(store.classes):
@@ -143,6 +168,13 @@ def resolved(config: Config, train_set: Store) -> Config:
     """The settings with what the data set tells, to be found again from any folder."""
     path = str(train_set.path.resolve())
     return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path, train_samples=len(train_set)))
+
+
+def sample_stream(config: Config, train_set: Store) -> SampleStream:
+    """The training set in the order that the settings ask for."""
+    if config.stream.shuffle == "blocked":
+        return SampleStream(config.seed, BlockedOrder(train_set.shard_samples, config.stream.window))
+    return SampleStream(config.seed, GlobalOrder(len(train_set)))
 
 
 def settings_of(config: Config, train_set: Store) -> dict[str, Any]:

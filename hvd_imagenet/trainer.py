@@ -25,7 +25,6 @@ from hvd_imagenet.policy.clock import periods
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.saver import Saver
 from hvd_imagenet.startup import Start, decoding, prepare
-from hvd_imagenet.stream import SampleStream
 
 
 def train(config: Config, run: RunDirectory, resume: str) -> None:
@@ -61,7 +60,7 @@ class Trainer:
         loader = TrainLoader(
             self._start.train_set,
             self._policy,
-            config.seed,
+            self._start.stream,
             config.data.augment,
             Worker(self._backend.rank, self._backend.size),
             decoding(config, self._backend),
@@ -136,8 +135,7 @@ class Trainer:
 
     def _require_finite(self, plan: StepPlan, loss_sum: float) -> None:
         if not math.isfinite(loss_sum):
-            stream = SampleStream(self._config.seed, self._policy.dataset_size)
-            raise diverged(self._backend, plan, stream, self._start.train_set)
+            raise diverged(self._backend, plan, self._start.stream, self._start.train_set)
 
     def _log(self, plan: StepPlan, totals: Totals) -> None:
         progress = self._progress

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_sets import packed_folder
 from jobs import ALONE, gloo, outside
 from PIL import Image
 from runs import RECIPE
@@ -141,3 +142,9 @@ def image_folder(session_folder) -> Path:
     """50 training and 23 validation images in two classes."""
     folder = session_folder / "images"
     return folder if folder.exists() else make_image_folder(folder, 50, 23)
+
+
+@pytest.fixture(scope="session")
+def image_shards(session_folder, image_folder) -> Path:
+    """The same images, packed: those for training in 17 shards of 3, the last of 2."""
+    return packed_folder(image_folder, session_folder / "shards", shard_bytes=2000)

@@ -25,7 +25,7 @@ class Here(Executor):
 
 
 def packed_folder(folder: Path, destination: Path, max_rejects: float = 0.0, **options) -> Path:
-    """A folder of class folders, packed."""
+    """A folder of class folders, packed; left as it is where it is there, as when another worker has made it."""
     pack(ImageFolder(folder), destination, Here(), Options(**options), max_rejects)
     return destination
 

@@ -13,6 +13,7 @@ from hvd_imagenet.data.loader import TrainLoader, Worker, evaluation_batches
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.errors import DataError
 from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
+from hvd_imagenet.stream import GlobalOrder, SampleStream
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample.tar"
 ALONE = Worker(0, 1)
@@ -26,7 +27,7 @@ def grey_levels(image_size, resize_shorter=None, padded=False, threads=1):
 def one_epoch(store, decoding, augment, batch):
     """Request and decoded images of each micro-batch."""
     policy = LargeBatchPolicy(len(store), 1, BatchSettings(batch, batch), LearningRateSettings())
-    loader = TrainLoader(store, policy, 0, augment, ALONE, decoding)
+    loader = TrainLoader(store, policy, SampleStream(0, GlobalOrder(len(store))), augment, ALONE, decoding)
     for plan, request in zip(policy.steps(), loader.requests(0), strict=True):
         for given in loader.micro_batches(plan):
             yield request, np.from_dlpack(given.images), np.from_dlpack(given.labels)

@@ -1,4 +1,7 @@
-"""The same run on 1, 2, 3 and 4 workers, where every share is uneven: a batch that grows from 7 to 11 micro-batches."""
+"""The same run on 1, 2, 3 and 4 workers, where every share is uneven: a batch that grows from 7 to 11 micro-batches.
+
+In PyTorch from small shards in a blocked order, in Keras from a plain folder in a global one.
+"""
 
 import json
 import os
@@ -6,6 +9,7 @@ import os
 import horovod.torch as hvd
 import pytest
 from conftest import make_image_folder, on_workers
+from data_sets import packed_folder
 from runs import closest, metrics, train, weights
 
 from hvd_imagenet.torch.norm import StepStatistics
@@ -18,6 +22,7 @@ RECIPE = """
 model: {name: resnet8, classes: 2}
 data: {image_size: 8}
 batch: {global_size: {0: 112, 1: 176}, micro_size: 16}
+stream: {window: 5}
 lr: {reference: 0.05, reference_batch: 64, warmup: {kind: gradual, epochs: 0.5}, schedule: {milestones: [2]}}
 optimizer: {momentum: 0.9, nesterov: true}
 epochs: 2.5714
@@ -40,8 +45,18 @@ def many_images(session_folder):
     return folder if folder.exists() else make_image_folder(folder, 2240, 31, size=(10, 9))
 
 
+@pytest.fixture(scope="session")
+def orders(session_folder, many_images):
+    """The options of each framework's runs. The shards are 93 of 24 images and one of 8: 18 windows of 5, one of 4."""
+    shards = packed_folder(many_images, session_folder / "many-shards", shard_bytes=17_250)
+    return {
+        "torch": ["--data.path", str(shards), "--stream.shuffle", "blocked"],
+        "keras": ["--data.path", str(many_images), "--stream.shuffle", "global"],
+    }
+
+
 @pytest.fixture
-def growing_run(shared, many_images, session_folder):
+def growing_run(shared, orders, session_folder):
     """The folder of a run in a framework on a number of workers, made where it is not there."""
 
     def growing_run(framework, workers):
@@ -54,9 +69,9 @@ def growing_run(shared, many_images, session_folder):
 
 
 @pytest.mark.parametrize(("framework", "workers"), [("torch", 1), ("keras", 1), *MANY])
-def test_a_growing_run(framework, workers, growing, many_images, shared):
+def test_a_growing_run(framework, workers, growing, many_images, orders, shared):
     run = shared / f"growing-{framework}-{workers}"
-    assert train(growing, many_images, run, "--framework", framework) == 0
+    assert train(growing, many_images, run, "--framework", framework, *orders[framework]) == 0
     if os.environ["HOROVOD_RANK"] == "0":
         assert [event["global_batch"] for event in metrics(run, "step")] == [112] * 20 + [176] * 20
         assert json.loads((run / "result.json").read_text())["workers"] == workers
@@ -78,7 +93,7 @@ def test_losses_weights_and_running_statistics_agree(framework, many, growing_ru
 
 @pytest.mark.parametrize("workers", [2])
 def test_averaging_the_workers_own_running_statistics_would_not_do(
-    workers, growing, many_images, growing_run, monkeypatch
+    workers, growing, many_images, orders, growing_run, monkeypatch
 ):
     """Running statistics of each worker's own micro-batches, averaged before evaluation: far from 1e-9."""
     adding, using = StepStatistics.add, StepStatistics.use_running
@@ -97,7 +112,7 @@ def test_averaging_the_workers_own_running_statistics_would_not_do(
     monkeypatch.setattr(StepStatistics, "use_running", average)
     right = growing_run("torch", 2)
     run = right.with_name("averaged")
-    assert train(growing, many_images, run, "--faults.fingerprint_every_steps", "null") == 0
+    assert train(growing, many_images, run, "--faults.fingerprint_every_steps", "null", *orders["torch"]) == 0
     losses = [[event["loss"] for event in metrics(run.with_name(name), "eval")] for name in (right.name, run.name)]
     assert max(abs(one - other) / one for one, other in zip(*losses, strict=True)) > 1e-5
     steps = [[event["loss"] for event in metrics(run.with_name(name), "step")] for name in (right.name, run.name)]

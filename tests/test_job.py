@@ -19,8 +19,7 @@ from hvd_imagenet.backend import Batch
 from hvd_imagenet.data.loader import TrainLoader
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.faults.lock import RunLock
-from hvd_imagenet.stream import share
-from hvd_imagenet.stream.order import permutation
+from hvd_imagenet.stream import BlockedOrder, GlobalOrder, share
 from hvd_imagenet.torch import backend as torch_backend
 from hvd_imagenet.torch.backend import Backend
 
@@ -237,8 +236,13 @@ def test_weights_that_drift_apart_are_found_and_named(workers, recipe, image_fol
 @pytest.mark.one_launch
 @pytest.mark.parametrize("late", [0, 1], ids=["cpu", "as on a gpu"])
 @pytest.mark.parametrize("workers", [2])
-def test_a_loss_that_is_not_finite_names_its_samples(workers, late, recipe, image_folder, shared, monkeypatch, capsys):
-    """NaN in one pixel of micro-batch 4 of step 5: samples 96 to 99 of the stream, positions 46 to 49 of epoch 1."""
+def test_a_loss_that_is_not_finite_names_its_samples(workers, late, recipe, image_shards, shared, monkeypatch, capsys):
+    """NaN in one pixel of micro-batch 4 of step 5: samples 96 to 99 of the stream, positions 46 to 49 of epoch 1.
+
+    Late in a blocked order, there the last sample of a window and all of the next, else in a global one.
+    """
+    store = open_store(image_shards, "train")
+    order = BlockedOrder(store.shard_samples, 4) if late else GlobalOrder(50)
     decoded, made = TrainLoader.micro_batches, Backend.__init__
 
     def made_late(self, config):
@@ -257,9 +261,9 @@ def test_a_loss_that_is_not_finite_names_its_samples(workers, late, recipe, imag
     monkeypatch.setattr(TrainLoader, "micro_batches", poisoned)
     run = shared / f"poisoned-{late}"
     options = ["--evaluate.every_epochs", "3", "--checkpoint.every_epochs", "null", "--checkpoint.every_steps", "3"]
-    assert train(recipe, image_folder, run, *options, "--log.every_steps", str(1 + late * 5)) == 4
-    samples = permutation(3, 1, 50)[46:].tolist()
-    store = open_store(image_folder, "train")
+    options += ["--stream.shuffle", "blocked" if late else "global", "--stream.window", "4"]
+    assert train(recipe, image_shards, run, *options, "--log.every_steps", str(1 + late * 5)) == 4
+    samples = order.numbers(3, 1, 46, 50).tolist()
     expected = (
         "the loss is nan at step 5, epoch 1.60, learning rate 0.125, in 1 of its 5 micro-batches, first in number 4 "
         f"on worker 1: samples {', '.join(map(str, samples))} ({store.name(samples[0])}, {store.name(samples[1])}, ...)"

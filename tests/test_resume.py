@@ -19,8 +19,10 @@ LONG = ["--epochs", "40", "--evaluate.every_epochs", "20", "--checkpoint.every_e
 
 
 @pytest.mark.parametrize("framework", ["torch", pytest.param("keras", marks=pytest.mark.long)])
-def test_from_two_workers_to_three_to_one(framework, recipe, image_folder, tmp_path):
-    arguments = ["--config", recipe, "--framework", framework, "--data.path", image_folder, *LONG]
+def test_from_two_workers_to_three_to_one(framework, recipe, image_shards, tmp_path):
+    """In a blocked order of 17 shards, 3 images in each: windows of 12 images, cut anywhere by steps of 20."""
+    arguments = ["--config", recipe, "--framework", framework, "--data.path", image_shards, *LONG]
+    arguments += ["--stream.shuffle", "blocked", "--stream.window", 4]
     whole = Job(mpi(2), tmp_path / "whole", *arguments)
     assert whole.end() == 0
     run = tmp_path / "parts"

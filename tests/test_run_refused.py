@@ -127,6 +127,8 @@ def snapshot(folder):
         (["--seed", "9"], "--resume: seed was 3 and is 9"),
         (["--data.mean", "[0, 0, 0]"], "--resume: data.mean was [0.485, 0.456, 0.406] and is [0.0, 0.0, 0.0]"),
         (["--data.augment", "none"], "--resume: data.augment was random_resized_crop and is none"),
+        (["--stream.shuffle", "blocked"], "--resume: stream.shuffle was global and is blocked"),
+        (["--stream.window", "8"], "--resume: stream.window was 16 and is 8"),
     ],
 )
 def test_a_resume_that_would_change_the_walk_is_refused(walks, image_folder, options, message, capsys):

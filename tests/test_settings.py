@@ -97,6 +97,8 @@ def test_settings_that_fit_only_together_may_come_in_any_order():
         (["--model.name", "resnet_50"], "model.name: resnet_50; did you mean resnet50? known: resnet18"),
         (["--model.classes", "1"], "model.classes: 1; give 2 or more"),
         (["--checkpoint.keep", "0"], "checkpoint.keep: 0; give a number above 0"),
+        (["--stream.shuffle", "none"], "stream.shuffle: none; give one of global, blocked"),
+        (["--stream.window", "0"], "stream.window: 0; give a number of shards above 0"),
         (["--config", "resnet50_8kk"], "--config: resnet50_8kk; no such file or recipe; did you mean resnet50_8k?"),
         (["--config=nowhere/x.yaml"], "--config: nowhere/x.yaml; no such file or recipe; the recipes are"),
         (["--batch.global_size", "{0: 256, a: 8192}"], "batch.global_size: "),

@@ -1,11 +1,12 @@
 """The sample stream: golden values (they must never change), and what makes a run independent of the workers."""
 
+import hashlib
 import math
 
 import numpy as np
 import pytest
 
-from hvd_imagenet.stream import SampleStream, augmenter, philox, share
+from hvd_imagenet.stream import GlobalOrder, SampleStream, augmenter, philox, share
 from hvd_imagenet.stream.augment import random_resized_crop, shift_crop
 from hvd_imagenet.stream.order import permutation
 
@@ -41,7 +42,7 @@ def test_normal_draws_are_standard_normal():
 
 
 def test_each_epoch_is_a_permutation_and_none_is_like_another():
-    stream = SampleStream(5, 1000)
+    stream = SampleStream(5, GlobalOrder(1000))
     epochs = [np.concatenate([part.numbers for part in stream.stretches(e * 1000, 1000)]) for e in range(3)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(1000))
@@ -56,27 +57,28 @@ def test_the_shuffle_is_uniform():
 
 
 def test_any_part_of_the_stream_is_the_same_however_it_is_asked_for():
-    whole = SampleStream(1, 7)
+    whole = SampleStream(1, GlobalOrder(7))
     expected = np.concatenate([part.numbers for part in whole.stretches(0, 35)])
     for start in range(20):
         for count in (1, 6, 7, 15):
-            parts = list(SampleStream(1, 7).stretches(start, count))
+            parts = list(SampleStream(1, GlobalOrder(7)).stretches(start, count))
             assert np.array_equal(np.concatenate([part.numbers for part in parts]), expected[start : start + count])
             assert [(part.epoch * 7 + part.position) for part in parts][0] == start
 
 
 def test_a_stretch_ends_with_its_epoch():
-    parts = list(SampleStream(0, 10).stretches(8, 14))
+    parts = list(SampleStream(0, GlobalOrder(10)).stretches(8, 14))
     assert [(part.epoch, part.position, len(part.numbers)) for part in parts] == [(0, 8, 2), (1, 0, 10), (2, 0, 2)]
 
 
+@pytest.mark.parametrize("position", [100, 999_999_936, np.int64(2**32 // 6 - 20)])  # the last: 6 blocks each, 2**32
 @pytest.mark.parametrize("kind", ["random_resized_crop", "shift_crop"])
-def test_windows_depend_on_the_position_alone(kind):
+def test_windows_depend_on_the_position_alone(kind, position):
     rng = np.random.default_rng(0)
     images = rng.integers(20, 600, (64, 2))
-    together = augmenter(kind)(3, 2, 100, images)
+    together = augmenter(kind)(3, 89, position, images)
     for start, stop in ((0, 1), (1, 33), (33, 64)):
-        part = augmenter(kind)(3, 2, 100 + start, images[start:stop])
+        part = augmenter(kind)(3, 89, position + start, images[start:stop])
         for one, other in zip(part, together, strict=True):
             assert np.array_equal(one, other[start:stop])
 
@@ -173,6 +175,17 @@ def test_shares_cover_everything_once_and_are_even(count, size):
     assert [number for start, stop in parts for number in range(start, stop)] == list(range(count))
     lengths = [stop - start for start, stop in parts]
     assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("block", [2**31, 2**32, 6 * 10**9])  # 6 blocks for each of a billion samples
+def test_numbers_far_out_are_those_that_the_generator_comes_to(block):
+    key = int.from_bytes(hashlib.sha256(b"3/augment/89").digest()[:16], "little")
+    generator = np.random.Philox(key=key)
+    generator.advance(block)
+    assert np.array_equal(philox.raw(3, "augment/89", block, 24), generator.random_raw(24))
+    for wrapped in (block % 2**31, block % 2**32, block - 2**32):
+        if 0 <= wrapped != block:
+            assert not np.array_equal(philox.raw(3, "augment/89", wrapped, 24), philox.raw(3, "augment/89", block, 24))
 
 
 def test_numbers_below_a_limit():

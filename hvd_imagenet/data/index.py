@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hvd_imagenet.errors import DataError
 
-HASHED_AT_ONCE = 2**20  # samples
+AT_ONCE = 2**18  # samples
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,14 @@ class SplitIndex:
         """Heights and widths of the given samples, int64, shape (n, 2)."""
         return np.stack([self.height[numbers], self.width[numbers]], 1).astype(np.int64)
 
+    def parts(self) -> Iterator[slice]:
+        """All samples, a part at a time: of a large index, no whole column fits into memory."""
+        return (slice(start, start + AT_ONCE) for start in range(0, len(self), AT_ONCE))
+
     def contents(self, classes: list[str]) -> str:
         """A short checksum: of the classes, and of each sample's label, length and size, in their order."""
         digest = hashlib.sha256(json.dumps(classes).encode())
-        for start in range(0, len(self), HASHED_AT_ONCE):
-            part = slice(start, start + HASHED_AT_ONCE)
+        for part in self.parts():
             digest.update(np.column_stack([self.label[part], self.length[part], self.sizes(part)]).astype("<i8"))
         return digest.hexdigest()[:16]
 

@@ -38,7 +38,7 @@ class TrainLoader:
     Args:
         store: the training set.
         policy: the plan of the run; its steps are read ahead.
-        seed: of the sample stream.
+        stream: the order of the samples.
         augment: random_resized_crop, shift_crop or none.
         worker: whose micro-batches these are.
         decoding: what becomes of an image.
@@ -49,7 +49,7 @@ class TrainLoader:
         self,
         store: Store,
         policy: LargeBatchPolicy,
-        seed: int,
+        stream: SampleStream,
         augment: str,
         worker: Worker,
         decoding: dali.Decoding,
@@ -57,7 +57,7 @@ class TrainLoader:
     ):
         self._store = store
         self._policy = policy
-        self._stream = SampleStream(seed, len(store))
+        self._stream = stream
         self._augment = augmenter(augment)
         self._worker = worker
         self._decoding = decoding

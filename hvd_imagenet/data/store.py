@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ class Store:
     Attributes:
         path: the data set's folder.
         classes: names of the classes, in the order of the labels.
-        labels: class numbers, int32, shape (samples,).
+        labels: class numbers, int32, shape (samples,); memory-mapped, as long as nobody copies it whole.
         shard_samples: how many samples each file holds, int64, shape (files,): those that follow on the files' before.
     """
 
@@ -53,6 +54,10 @@ class Store:
     def sizes(self, numbers: np.ndarray | slice) -> np.ndarray:
         """Heights and widths of the given samples' encoded images, int64, shape (n, 2)."""
         return self._index.sizes(numbers)
+
+    def parts(self) -> Iterator[slice]:
+        """All samples, a part at a time: whole columns of a large set do not fit into memory."""
+        return self._index.parts()
 
     def encoded_bytes(self) -> int:
         """Length of all encoded images together."""
@@ -121,7 +126,7 @@ def _open_packed(root: Path, split: str) -> Store:
     except KeyError:
         raise DataError(f"{name}: unreadable (has no split {split}); make the data set again") from None
     for shard in found.shards:
-        if not (root / shard.name).exists() or (root / shard.name).stat().st_size != shard.bytes:
+        if _length(root / shard.name) != shard.bytes:
             raise DataError(f"{root / shard.name}: missing or cut short; make the data set again")
     index = SplitIndex.load(root / split / "index.npz")
     if len(index) != found.samples or (root / split / "index.npz").stat().st_size != found.index_bytes:
@@ -129,3 +134,11 @@ def _open_packed(root: Path, split: str) -> Store:
     files = LocalFiles(root, [shard.name for shard in found.shards])
     shard_samples = np.array([shard.samples for shard in found.shards], np.int64)
     return Store(root, data_set.classes, index, files, shard_samples, found.contents, plain=False)
+
+
+def _length(path: Path) -> int | None:
+    """Of a file, in bytes; None: it cannot be found. One look at each of what may be half a million shards."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

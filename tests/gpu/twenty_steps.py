@@ -24,7 +24,7 @@ from hvd_imagenet.config import Config, DataSettings, ModelSettings
 from hvd_imagenet.data.loader import TrainLoader, Worker
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.policy import BatchSettings, LearningRateSettings
-from hvd_imagenet.startup import decoding
+from hvd_imagenet.startup import decoding, sample_stream
 
 STEPS, IMAGES, SIZE = 20, 256, 64
 
@@ -80,7 +80,7 @@ def train(config: Config, backend: Backend, images: Path) -> list[float]:
     settings = decoding(config, backend)
     assert settings.device_id == backend.device_id
     worker = Worker(backend.rank, backend.size)
-    loader = TrainLoader(store, policy, config.seed, config.data.augment, worker, settings)
+    loader = TrainLoader(store, policy, sample_stream(config, store), config.data.augment, worker, settings)
     losses = []
     for plan in policy.steps():
         backend.train_step(plan, without_a_copy(backend, loader.micro_batches(plan)))
