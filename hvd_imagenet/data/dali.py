@@ -21,6 +21,7 @@ class Decoding:
         padded: windows may reach outside the image, where it counts as black.
         threads: decoding threads.
         device_id: the GPU that decodes (DALI's ``mixed``) and receives the output; None: the CPU.
+        antialiased: resizing averages over the source pixels when it shrinks, as in PIL and torchvision.
     """
 
     image_size: int
@@ -30,6 +31,7 @@ class Decoding:
     padded: bool
     threads: int
     device_id: int | None
+    antialiased: bool = True
 
 
 def windowed(source: Iterator, batch_size: int, decoding: Decoding):
@@ -45,7 +47,7 @@ def windowed(source: Iterator, batch_size: int, decoding: Decoding):
                 encoded, anchor, shape, device=_decoder(decoding), adjust_orientation=False, **_PIXELS
             )
         size = [decoding.image_size, decoding.image_size]
-        return _normalised(fn.resize(window, size=size, **_RESIZE), decoding, mirror=mirror)
+        return _normalised(fn.resize(window, size=size, **_resize(decoding)), decoding, mirror=mirror)
 
     return _pipeline(source, batch_size, decoding, 5, images)
 
@@ -55,7 +57,7 @@ def centred(source: Iterator, batch_size: int, decoding: Decoding):
 
     def images(encoded, resized, anchor):
         whole = fn.decoders.image(encoded, device=_decoder(decoding), adjust_orientation=False)
-        resized = fn.resize(whole, size=fn.cast(resized, dtype=types.FLOAT), **_RESIZE)
+        resized = fn.resize(whole, size=fn.cast(resized, dtype=types.FLOAT), **_resize(decoding))
         square = fn.slice(resized, start=anchor, shape=[decoding.image_size] * 2, axis_names="HW")
         return _normalised(square, decoding)
 
@@ -64,12 +66,14 @@ def centred(source: Iterator, batch_size: int, decoding: Decoding):
 
 # Windows are given as (top, left) and (height, width) in pixels.
 _PIXELS = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
-# As PIL and torchvision resize: linear, and averaged over the source pixels when shrinking.
-_RESIZE = {"interp_type": types.INTERP_LINEAR, "antialias": True}
 
 
 def _decoder(decoding: Decoding) -> str:
     return "cpu" if decoding.device_id is None else "mixed"
+
+
+def _resize(decoding: Decoding) -> dict:
+    return {"interp_type": types.INTERP_LINEAR, "antialias": decoding.antialiased}
 
 
 def _normalised(images, decoding: Decoding, **mirror):
