@@ -58,8 +58,8 @@ def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
 def evaluate_all(config: Config, backend: Backend, val_set: Store, stop: StopRequests) -> Totals | None:
     """Totals over the validation set; None if a worker was asked to stop on the way."""
     worker = Worker(backend.rank, backend.size)
-    batches = evaluation_batches(val_set, BATCH, worker, decoding(config, backend))
-    totals = backend.evaluate(_until_stopped(batches, stop))
+    with evaluation_batches(val_set, BATCH, worker, decoding(config, backend)) as batches:
+        totals = backend.evaluate(_until_stopped(batches, stop))
     if totals.count == len(val_set):
         return totals
     if not any(backend.gather(stop.asked)):

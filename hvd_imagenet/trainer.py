@@ -57,16 +57,20 @@ class Trainer:
 
     def run(self) -> None:
         """Take the steps that are left, and write the result."""
-        config, progress = self._config, self._progress
-        loader = TrainLoader(
+        config = self._config
+        with TrainLoader(
             self._start.train_set,
             self._policy,
             config.seed,
             config.data.augment,
             Worker(self._backend.rank, self._backend.size),
             decoding(config, self._backend),
-            from_=progress.samples_seen,
-        )
+            from_=self._progress.samples_seen,
+        ) as loader:
+            self._walk(loader)
+
+    def _walk(self, loader: TrainLoader) -> None:
+        progress = self._progress
         self._journal = self._open_journal()
         self._saver = Saver(self._start, self._journal)
         self._wall_start = time.monotonic() - progress.wall_seconds

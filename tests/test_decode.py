@@ -99,6 +99,35 @@ def test_evaluation_crops_equal_torchvisions(photos):
     assert np.mean(differences) < 0.5
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 1000), (900, 3), (1, 300), (224, 224), (256, 4000), (100, 150)])
+def test_evaluation_crops_of_odd_shapes_equal_torchvisions(height, width, tmp_path):
+    """Of which no more is decoded than the crop needs: shrunk and enlarged, at the edges and away from them."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    (tmp_path / "train" / "some").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "train" / "some" / "0.png")
+    (tmp_path / "val").symlink_to("train")
+    with evaluation_batches(open_store(tmp_path, "val"), 1, ALONE, grey_levels(224, resize_shorter=256)) as batches:
+        found = np.from_dlpack(next(batches).images)[0]
+    difference = np.abs(found - centre(Image.fromarray(pixels), 256, 224))
+    assert difference.mean() < 0.6
+    # Beyond the edges of the crop, the filter still sees the image: an eighth of what it sees there.
+    assert max(difference[[0, -1]].mean(), difference[:, [0, -1]].mean()) < 0.6
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_thread_of_pixels_does_not_fill_the_memory(upright, tmp_path):
+    """1 x 20,000 pixels, resized, would be 256 x 5,120,000 of them. The middle 0.875 pixels are all that counts."""
+    row = np.full((1, 20_000, 3), 9, np.uint8)
+    row[:, 9_999:10_001] = 250
+    (tmp_path / "train" / "some").mkdir(parents=True)
+    Image.fromarray(row.transpose(1, 0, 2) if upright else row).save(tmp_path / "train" / "some" / "0.png")
+    (tmp_path / "val").symlink_to("train")
+    with evaluation_batches(open_store(tmp_path, "val"), 1, ALONE, grey_levels(224, resize_shorter=256)) as batches:
+        found = np.from_dlpack(next(batches).images)[0]
+    assert (found == 250).all()
+
+
 def test_shift_crops_equal_numpys(image_folder):
     store = open_store(image_folder, "train")
     first = store.sizes[0].tolist()

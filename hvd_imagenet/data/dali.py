@@ -43,25 +43,23 @@ def windowed(source: Iterator, batch_size: int, decoding: Decoding):
             whole = fn.decoders.image(encoded, device=_decoder(decoding), adjust_orientation=False)
             window = fn.slice(whole, anchor, shape, out_of_bounds_policy="pad", fill_values=0, **_PIXELS)
         else:
-            window = fn.decoders.image_slice(
-                encoded, anchor, shape, device=_decoder(decoding), adjust_orientation=False, **_PIXELS
-            )
-        size = [decoding.image_size, decoding.image_size]
-        return _normalised(fn.resize(window, size=size, **_resize(decoding)), decoding, mirror=mirror)
+            window = _decoded_window(encoded, anchor, shape, decoding)
+        return _normalised(_resized(window, decoding), decoding, mirror=mirror)
 
     return _pipeline(source, batch_size, decoding, 5, images)
 
 
 def centred(source: Iterator, batch_size: int, decoding: Decoding):
-    """A pipeline over (encoded, resized, anchor, labels): each image resized, then a square cut from it."""
+    """A pipeline over (encoded, anchor, shape, start, end, labels): a region of the window of each image, resized.
 
-    def images(encoded, resized, anchor):
-        whole = fn.decoders.image(encoded, device=_decoder(decoding), adjust_orientation=False)
-        resized = fn.resize(whole, size=fn.cast(resized, dtype=types.FLOAT), **_resize(decoding))
-        square = fn.slice(resized, start=anchor, shape=[decoding.image_size] * 2, axis_names="HW")
-        return _normalised(square, decoding)
+    As if the whole image were resized and cut, but of a panorama a few pixels wide, that may not fit into the memory.
+    """
 
-    return _pipeline(source, batch_size, decoding, 4, images)
+    def images(encoded, anchor, shape, start, end):
+        window = _decoded_window(encoded, anchor, shape, decoding)
+        return _normalised(_resized(window, decoding, roi_start=start, roi_end=end), decoding)
+
+    return _pipeline(source, batch_size, decoding, 6, images)
 
 
 # Windows are given as (top, left) and (height, width) in pixels.
@@ -72,8 +70,15 @@ def _decoder(decoding: Decoding) -> str:
     return "cpu" if decoding.device_id is None else "mixed"
 
 
-def _resize(decoding: Decoding) -> dict:
-    return {"interp_type": types.INTERP_LINEAR, "antialias": decoding.antialiased}
+def _decoded_window(encoded, anchor, shape, decoding: Decoding):
+    return fn.decoders.image_slice(
+        encoded, anchor, shape, device=_decoder(decoding), adjust_orientation=False, **_PIXELS
+    )
+
+
+def _resized(images, decoding: Decoding, **region):
+    size = [decoding.image_size] * 2
+    return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=decoding.antialiased, **region)
 
 
 def _normalised(images, decoding: Decoding, **mirror):
@@ -96,8 +101,10 @@ def _pipeline(source: Iterator, batch_size: int, decoding: Decoding, inputs: int
         exec_dynamic=True,  # outputs live as long as they are referred to: frameworks take them without a copy
     )
     def graph():
-        *arguments, labels = fn.external_source(source=source, num_outputs=inputs, batch=True)
-        return images(*arguments), labels if decoding.device_id is None else labels.gpu()
+        on_host = decoding.device_id is None
+        # The loader keeps its arrays until the batch is there. A GPU may still be reading them by then.
+        *arguments, labels = fn.external_source(source=source, num_outputs=inputs, batch=True, no_copy=on_host)
+        return images(*arguments), labels if on_host else labels.gpu()
 
     pipeline = graph()
     pipeline.build()
