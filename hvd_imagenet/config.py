@@ -67,6 +67,39 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class DecoderSettings:
+    """DALI's image decoder, by its own names. All but use_fast_idct only make a difference on a GPU.
+
+    Args:
+        hw_decoder_load: part of each micro-batch, from 0 to 1, that the GPU's JPEG hardware decodes, where it has any
+            (A100, H100 and their like); the rest is shared by the CPU's threads and the GPU's cores.
+        preallocate_width_hint: width of the largest image, in pixels, for which that hardware's memory is reserved at
+            the start; 0: reserved as images come, with a pause whenever one is larger than all before.
+        preallocate_height_hint: height of that image, in pixels.
+        device_memory_padding: bytes of GPU memory that each decoding thread reserves at the start, for the same reason.
+        host_memory_padding: bytes of the host's memory, twice for each decoding thread.
+        use_fast_idct: decode faster on the CPU, with pixels that are off by 1.2 of 255 on average.
+    """
+
+    hw_decoder_load: float = 0.65
+    preallocate_width_hint: int = 0
+    preallocate_height_hint: int = 0
+    device_memory_padding: int = 16 * 2**20
+    host_memory_padding: int = 8 * 2**20
+    use_fast_idct: bool = False
+
+    def __post_init__(self):
+        require(0 <= self.hw_decoder_load <= 1, "data.decoder.hw_decoder_load", self.hw_decoder_load,
+                "give a number from 0 to 1")  # fmt: skip
+        for name in ("preallocate_width_hint", "preallocate_height_hint"):
+            require(getattr(self, name) >= 0, f"data.decoder.{name}", getattr(self, name),
+                    "give a number of pixels, or 0")  # fmt: skip
+        for name in ("device_memory_padding", "host_memory_padding"):
+            require(getattr(self, name) >= 0, f"data.decoder.{name}", getattr(self, name),
+                    "give a number of bytes, or 0")  # fmt: skip
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """The images.
 
@@ -81,6 +114,7 @@ class DataSettings:
         mean: per colour, on the scale of 0 to 1, subtracted from the images.
         std: per colour, what the images are divided by after that.
         threads: decoding threads of each worker; null: the cores of the host divided by its workers.
+        decoder: DALI's image decoder.
     """
 
     path: str | None = None
@@ -91,6 +125,7 @@ class DataSettings:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     threads: int | None = None
+    decoder: DecoderSettings = field(default_factory=DecoderSettings)
 
     def __post_init__(self):
         require(self.path != "", "data.path", "empty", "give the folder of a data set")

@@ -1,12 +1,16 @@
 """What DALI makes of an image, against PIL doing the same."""
 
 import tarfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
+from hvd_imagenet.config import DecoderSettings
+from hvd_imagenet.data import dali
 from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.loader import TrainLoader, Worker, evaluation_batches
 from hvd_imagenet.data.store import open_store
@@ -140,6 +144,37 @@ def test_shift_crops_equal_numpys(image_folder):
             expected = np.asarray(window.resize((24, 24), Image.BILINEAR), np.float32)
             found = images[i, :, ::-1] if request.crops.mirror[i] else images[i]
             assert np.abs(found - expected).mean() < 1.0
+
+
+@pytest.mark.parametrize(("graph", "padded"), [("windowed", False), ("windowed", True), ("centred", False)])
+@pytest.mark.parametrize(("device_id", "device"), [(None, "cpu"), (0, "mixed")])
+def test_the_decoder_gets_its_settings(graph, padded, device_id, device, monkeypatch):
+    """Which is as far as a machine without a GPU takes the graph for one."""
+    monkeypatch.setattr(Pipeline, "build", Pipeline._build_graph)
+    settings = DecoderSettings(0.7, 5980, 6430, 211025920, 140544512, True)
+    decoding = Decoding(16, (0, 0, 0), (1, 1, 1), 16, padded, 1, device_id, asdict(settings))
+    pipeline = getattr(dali, graph)(iter([]), 4, decoding)
+    [given] = [str(op.spec) for op in pipeline._ops if "decoders__" in str(op.spec).partition("\n")[0]]
+    for argument in (
+        f"device: {device}",
+        "adjust_orientation: False",
+        "hw_decoder_load: 0.700000",
+        "preallocate_width_hint: 5980",
+        "preallocate_height_hint: 6430",
+        "device_memory_padding: 211025920",
+        "host_memory_padding: 140544512",
+        "use_fast_idct: True",
+    ):
+        assert f"    {argument}\n" in given
+
+
+def test_the_fast_transform_is_not_the_exact_one(photos):
+    exact, fast = grey_levels(224), replace(grey_levels(224), decoder={"use_fast_idct": True})
+    both = (one_epoch(photos, decoding, "random_resized_crop", 25) for decoding in (exact, fast))
+    (_, one, _), (_, other, _) = map(next, both)
+    difference = np.abs(one - other).mean()
+    print(f"mean difference {difference:.3f} grey levels")
+    assert 0 < difference < 2
 
 
 def test_normalisation(image_folder):

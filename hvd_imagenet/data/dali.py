@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from nvidia.dali import fn, pipeline_def, types
 
@@ -21,6 +22,7 @@ class Decoding:
         padded: windows may reach outside the image, where it counts as black.
         threads: decoding threads.
         device_id: the GPU that decodes (DALI's ``mixed``) and receives the output; None: the CPU.
+        decoder: more arguments of DALI's image decoders, by their names.
         antialiased: resizing averages over the source pixels when it shrinks, as in PIL and torchvision.
     """
 
@@ -31,6 +33,7 @@ class Decoding:
     padded: bool
     threads: int
     device_id: int | None
+    decoder: dict[str, Any] = field(default_factory=dict)
     antialiased: bool = True
 
 
@@ -40,7 +43,7 @@ def windowed(source: Iterator, batch_size: int, decoding: Decoding):
     def images(encoded, anchor, shape, mirror):
         if decoding.padded:
             # The decoder refuses windows that reach outside the image: decode all of it, then cut.
-            whole = fn.decoders.image(encoded, device=_decoder(decoding), adjust_orientation=False)
+            whole = fn.decoders.image(encoded, **_decoder(decoding))
             window = fn.slice(whole, anchor, shape, out_of_bounds_policy="pad", fill_values=0, **_PIXELS)
         else:
             window = _decoded_window(encoded, anchor, shape, decoding)
@@ -66,14 +69,13 @@ def centred(source: Iterator, batch_size: int, decoding: Decoding):
 _PIXELS = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
 
 
-def _decoder(decoding: Decoding) -> str:
-    return "cpu" if decoding.device_id is None else "mixed"
+def _decoder(decoding: Decoding) -> dict[str, Any]:
+    device = "cpu" if decoding.device_id is None else "mixed"
+    return {"device": device, "adjust_orientation": False, **decoding.decoder}
 
 
 def _decoded_window(encoded, anchor, shape, decoding: Decoding):
-    return fn.decoders.image_slice(
-        encoded, anchor, shape, device=_decoder(decoding), adjust_orientation=False, **_PIXELS
-    )
+    return fn.decoders.image_slice(encoded, anchor, shape, **_PIXELS, **_decoder(decoding))
 
 
 def _resized(images, decoding: Decoding, **region):
