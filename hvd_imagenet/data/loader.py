@@ -147,7 +147,8 @@ def _ahead(
 
     def batches():
         with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(READERS, "read"))
+            pool = ThreadPoolExecutor(READERS, "read")
+            stack.callback(pool.shutdown, cancel_futures=True)
             wanted = Ahead(_begun(store, requests, pool), max(2, READ_AHEAD // batch_size), "request")
             encoded = ((request, _finished(reads)) for request, reads in stack.enter_context(wanted))
             yield from _decoded(store, encoded, graph, batch_size, decoding)
