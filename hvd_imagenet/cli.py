@@ -24,6 +24,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   export     write a run's newest checkpoint for torchvision, Keras or ONNX
   schedule   the plan of a run: batch size and learning rate, before any work
   data       make, verify and look at data sets: pack, verify, info, fashion-mnist
+  bench      how fast a part of a run is on this machine, beside what else there is: loader
 
   hvd-imagenet COMMAND --help says more about each; --version tells the version.
 """
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> int:
         "export": export,
         "schedule": schedule,
         "data": data,
+        "bench": bench,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(SUMMARY, end="")
@@ -179,6 +181,12 @@ def data(arguments: list[str]) -> None:
     from hvd_imagenet import data_cli
 
     data_cli.main(arguments)
+
+
+def bench(arguments: list[str]) -> None:
+    from hvd_imagenet.bench import command
+
+    command.main(arguments)
 
 
 def _require_name(run: str | None) -> None:

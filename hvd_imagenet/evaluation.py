@@ -8,7 +8,8 @@ from hvd_imagenet import backend as backends
 from hvd_imagenet import checkpoint
 from hvd_imagenet.backend import Backend, Batch, Totals
 from hvd_imagenet.config import Config
-from hvd_imagenet.data.loader import Worker, evaluation_batches
+from hvd_imagenet.data.loader import evaluation_batches
+from hvd_imagenet.data.requests import Worker
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import StoppedError
 from hvd_imagenet.faults.job import Job
@@ -58,8 +59,8 @@ def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
 def evaluate_all(config: Config, backend: Backend, val_set: Store, stop: StopRequests) -> Totals | None:
     """Totals over the validation set; None if a worker was asked to stop on the way."""
     worker = Worker(backend.rank, backend.size)
-    batches = evaluation_batches(val_set, BATCH, worker, decoding(config, backend))
-    totals = backend.evaluate(_until_stopped(batches, stop))
+    with evaluation_batches(val_set, BATCH, worker, decoding(config, backend)) as batches:
+        totals = backend.evaluate(_until_stopped(batches, stop))
     if totals.count == len(val_set):
         return totals
     if not any(backend.gather(stop.asked)):

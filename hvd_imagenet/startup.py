@@ -26,7 +26,7 @@ from hvd_imagenet.stream import BlockedOrder, GlobalOrder, SampleStream
 
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
 WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
-WALK += ("data.mean", "data.std", "stream.")
+WALK += ("data.mean", "data.std", "data.decoder.use_fast_idct", "stream.")
 TABLES = ("batch.global_size", "model.kwargs")  # settings that are tables, not groups of settings
 
 
@@ -274,4 +274,5 @@ def decoding(config: Config, backend: Backend) -> Decoding:
         padded=data.augment == "shift_crop",
         threads=data.threads or backend.cores,
         device_id=backend.device_id,
+        decoder=dataclasses.asdict(data.decoder),
     )

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 from hvd_imagenet import backend as backends
 from hvd_imagenet.backend import Totals
 from hvd_imagenet.config import Config
-from hvd_imagenet.data.loader import TrainLoader, Worker
+from hvd_imagenet.data.loader import TrainLoader
+from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.errors import CheckpointError, DivergedError, RunError, StoppedError
 from hvd_imagenet.evaluation import evaluate_all
 from hvd_imagenet.faults.divergence import REMEDY, diverged
@@ -56,16 +57,20 @@ class Trainer:
 
     def run(self) -> None:
         """Take the steps that are left, and write the result."""
-        config, progress = self._config, self._progress
-        loader = TrainLoader(
+        config = self._config
+        wanted = TrainRequests(
             self._start.train_set,
             self._policy,
             self._start.stream,
             config.data.augment,
             Worker(self._backend.rank, self._backend.size),
             decoding(config, self._backend),
-            from_=progress.samples_seen,
         )
+        with TrainLoader(wanted, from_=self._progress.samples_seen) as loader:
+            self._walk(loader)
+
+    def _walk(self, loader: TrainLoader) -> None:
+        progress = self._progress
         self._journal = self._open_journal()
         self._saver = Saver(self._start, self._journal)
         self._wall_start = time.monotonic() - progress.wall_seconds

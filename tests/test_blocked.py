@@ -9,7 +9,7 @@ import pytest
 from holes import make_holes
 
 from hvd_imagenet.data.dali import Decoding
-from hvd_imagenet.data.loader import TrainLoader, Worker
+from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
 from hvd_imagenet.stream import BlockedOrder, GlobalOrder, SampleStream, share, shuffled
@@ -161,7 +161,7 @@ def read_by(workers, size, stream, store, batch):
     policy = LargeBatchPolicy(len(store), 3, BatchSettings(batch, 8), LearningRateSettings())
     decoding = Decoding(8, (0,) * 3, (1,) * 3, 8, True, 1, None)
     requests = [
-        TrainLoader(store, policy, stream, "shift_crop", Worker(rank, size), decoding).requests(0) for rank in workers
+        TrainRequests(store, policy, stream, "shift_crop", Worker(rank, size), decoding).from_(0) for rank in workers
     ]
     shard_of = np.repeat(np.arange(len(store.shard_samples)), store.shard_samples)
     moments = []

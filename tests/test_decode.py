@@ -1,15 +1,20 @@
 """What DALI makes of an image, against PIL doing the same."""
 
 import tarfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data_sets import packed_folder
+from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
+from hvd_imagenet.config import DecoderSettings
+from hvd_imagenet.data import dali
 from hvd_imagenet.data.dali import Decoding
-from hvd_imagenet.data.loader import TrainLoader, Worker, evaluation_batches
+from hvd_imagenet.data.loader import TrainLoader, evaluation_batches
+from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.errors import DataError
 from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
@@ -27,10 +32,11 @@ def grey_levels(image_size, resize_shorter=None, padded=False, threads=1):
 def one_epoch(store, decoding, augment, batch):
     """Request and decoded images of each micro-batch."""
     policy = LargeBatchPolicy(len(store), 1, BatchSettings(batch, batch), LearningRateSettings())
-    loader = TrainLoader(store, policy, SampleStream(0, GlobalOrder(len(store))), augment, ALONE, decoding)
-    for plan, request in zip(policy.steps(), loader.requests(0), strict=True):
-        for given in loader.micro_batches(plan):
-            yield request, np.from_dlpack(given.images), np.from_dlpack(given.labels)
+    wanted = TrainRequests(store, policy, SampleStream(0, GlobalOrder(len(store))), augment, ALONE, decoding)
+    with TrainLoader(wanted) as loader:
+        for plan, request in zip(policy.steps(), wanted.from_(0), strict=True):
+            for given in loader.micro_batches(plan):
+                yield request, np.from_dlpack(given.images), np.from_dlpack(given.labels)
 
 
 def pil(store, number):
@@ -101,6 +107,35 @@ def test_evaluation_crops_equal_torchvisions(photos):
     assert np.mean(differences) < 0.5
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 1000), (900, 3), (1, 300), (224, 224), (256, 4000), (100, 150)])
+def test_evaluation_crops_of_odd_shapes_equal_torchvisions(height, width, tmp_path):
+    """Of which no more is decoded than the crop needs: shrunk and enlarged, at the edges and away from them."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    (tmp_path / "train" / "some").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "train" / "some" / "0.png")
+    (tmp_path / "val").symlink_to("train")
+    with evaluation_batches(open_store(tmp_path, "val"), 1, ALONE, grey_levels(224, resize_shorter=256)) as batches:
+        found = np.from_dlpack(next(batches).images)[0]
+    difference = np.abs(found - centre(Image.fromarray(pixels), 256, 224))
+    assert difference.mean() < 0.6
+    # Beyond the edges of the crop, the filter still sees the image: an eighth of what it sees there.
+    assert max(difference[[0, -1]].mean(), difference[:, [0, -1]].mean()) < 0.6
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_thread_of_pixels_does_not_fill_the_memory(upright, tmp_path):
+    """1 x 20,000 pixels, resized, would be 256 x 5,120,000 of them. The middle 0.875 pixels are all that counts."""
+    row = np.full((1, 20_000, 3), 9, np.uint8)
+    row[:, 9_999:10_001] = 250
+    (tmp_path / "train" / "some").mkdir(parents=True)
+    Image.fromarray(row.transpose(1, 0, 2) if upright else row).save(tmp_path / "train" / "some" / "0.png")
+    (tmp_path / "val").symlink_to("train")
+    with evaluation_batches(open_store(tmp_path, "val"), 1, ALONE, grey_levels(224, resize_shorter=256)) as batches:
+        found = np.from_dlpack(next(batches).images)[0]
+    assert (found == 250).all()
+
+
 def test_shift_crops_equal_numpys(image_folder):
     store = open_store(image_folder, "train")
     first = store.sizes(slice(1))[0].tolist()
@@ -113,6 +148,37 @@ def test_shift_crops_equal_numpys(image_folder):
             expected = np.asarray(window.resize((24, 24), Image.BILINEAR), np.float32)
             found = images[i, :, ::-1] if request.crops.mirror[i] else images[i]
             assert np.abs(found - expected).mean() < 1.0
+
+
+@pytest.mark.parametrize(("graph", "padded"), [("windowed", False), ("windowed", True), ("centred", False)])
+@pytest.mark.parametrize(("device_id", "device"), [(None, "cpu"), (0, "mixed")])
+def test_the_decoder_gets_its_settings(graph, padded, device_id, device, monkeypatch):
+    """Which is as far as a machine without a GPU takes the graph for one."""
+    monkeypatch.setattr(Pipeline, "build", Pipeline._build_graph)
+    settings = DecoderSettings(0.7, 5980, 6430, 211025920, 140544512, True)
+    decoding = Decoding(16, (0, 0, 0), (1, 1, 1), 16, padded, 1, device_id, asdict(settings))
+    pipeline = getattr(dali, graph)(iter([]), 4, decoding)
+    [given] = [str(op.spec) for op in pipeline._ops if "decoders__" in str(op.spec).partition("\n")[0]]
+    for argument in (
+        f"device: {device}",
+        "adjust_orientation: False",
+        "hw_decoder_load: 0.700000",
+        "preallocate_width_hint: 5980",
+        "preallocate_height_hint: 6430",
+        "device_memory_padding: 211025920",
+        "host_memory_padding: 140544512",
+        "use_fast_idct: True",
+    ):
+        assert f"    {argument}\n" in given
+
+
+def test_the_fast_transform_is_not_the_exact_one(photos):
+    exact, fast = grey_levels(224), replace(grey_levels(224), decoder={"use_fast_idct": True})
+    both = (one_epoch(photos, decoding, "random_resized_crop", 25) for decoding in (exact, fast))
+    (_, one, _), (_, other, _) = map(next, both)
+    difference = np.abs(one - other).mean()
+    print(f"mean difference {difference:.3f} grey levels")
+    assert 0 < difference < 2
 
 
 def test_normalisation(image_folder):

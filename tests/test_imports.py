@@ -41,12 +41,16 @@ FLOORS = {
     "data_progress": 5,
     "schedule": 5,
     "export": 5,
+    "bench": 5,
 }
 # Rooms of one house that may use each other although they are on one floor.
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
 NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"), ("data", "backend")}
-NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress")}
+NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
+# What is compared with, each in its own module, which runs in a process of its own.
+ALTERNATIVES = {"bench/loaders/torch_pil": {"torch"}, "bench/loaders/web_dataset": {"torch"}}
+ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}
 # On floor 1, what each place may import from outside.
 OUTSIDE = {
     "policy": set(),
@@ -115,7 +119,7 @@ def test_imports_go_down(module):
 def test_frameworks_are_imported_in_their_own_folder_only(module):
     here = place(module)
     allowed = {"torch": {"torch", "horovod"}, "keras": {"keras", "tensorflow", "horovod"}}.get(here, set())
-    assert outer(module) & FRAMEWORKS <= allowed
+    assert outer(module) & FRAMEWORKS <= allowed | ALTERNATIVES.get(module, set())
     for name in inner(module):
         assert not (place(name) in ("torch", "keras") and here != place(name)), f"{module} imports {name}"
 
@@ -135,7 +139,8 @@ def test_every_way_to_import_is_seen(line):
 
 
 def test_importing_the_package_imports_no_framework():
-    program = "import sys, hvd_imagenet, hvd_imagenet.cli, hvd_imagenet.settings; print(*sys.modules)"
+    named = "hvd_imagenet, hvd_imagenet.cli, hvd_imagenet.settings, hvd_imagenet.bench.command"
+    program = f"import sys, {named}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not FRAMEWORKS & set(loaded)
 

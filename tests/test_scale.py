@@ -24,7 +24,7 @@ import re, resource, sys, time
 from pathlib import Path
 from hvd_imagenet.config import Config, DataSettings, StreamSettings
 from hvd_imagenet.data.dali import Decoding
-from hvd_imagenet.data.loader import TrainLoader, Worker
+from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.startup import sample_stream
 
@@ -40,8 +40,8 @@ opened = time.monotonic()
 config = Config(data=DataSettings(augment="shift_crop"), stream=StreamSettings("blocked"))
 decoding = Decoding(224, (0,) * 3, (1,) * 3, 256, True, 1, None)
 policy, stream = config.policy(len(store)), sample_stream(config, store)
-loader = TrainLoader(store, policy, stream, "shift_crop", Worker(0, 1), decoding)
-requests = loader.requests(len(store) * 45 // 256 * 256)
+wanted = TrainRequests(store, policy, stream, "shift_crop", Worker(0, 1), decoding)
+requests = wanted.from_(len(store) * 45 // 256 * 256)
 for number in range(micro_batches):
     request = next(requests)
     store.labels[request.numbers]

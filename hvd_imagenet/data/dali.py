@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from nvidia.dali import fn, pipeline_def, types
 
@@ -21,6 +22,8 @@ class Decoding:
         padded: windows may reach outside the image, where it counts as black.
         threads: decoding threads.
         device_id: the GPU that decodes (DALI's ``mixed``) and receives the output; None: the CPU.
+        decoder: more arguments of DALI's image decoders, by their names.
+        antialiased: resizing averages over the source pixels when it shrinks, as in PIL and torchvision.
     """
 
     image_size: int
@@ -30,6 +33,8 @@ class Decoding:
     padded: bool
     threads: int
     device_id: int | None
+    decoder: dict[str, Any] = field(default_factory=dict)
+    antialiased: bool = True
 
 
 def windowed(source: Iterator, batch_size: int, decoding: Decoding):
@@ -38,38 +43,44 @@ def windowed(source: Iterator, batch_size: int, decoding: Decoding):
     def images(encoded, anchor, shape, mirror):
         if decoding.padded:
             # The decoder refuses windows that reach outside the image: decode all of it, then cut.
-            whole = fn.decoders.image(encoded, device=_decoder(decoding), adjust_orientation=False)
+            whole = fn.decoders.image(encoded, **_decoder(decoding))
             window = fn.slice(whole, anchor, shape, out_of_bounds_policy="pad", fill_values=0, **_PIXELS)
         else:
-            window = fn.decoders.image_slice(
-                encoded, anchor, shape, device=_decoder(decoding), adjust_orientation=False, **_PIXELS
-            )
-        size = [decoding.image_size, decoding.image_size]
-        return _normalised(fn.resize(window, size=size, **_RESIZE), decoding, mirror=mirror)
+            window = _decoded_window(encoded, anchor, shape, decoding)
+        return _normalised(_resized(window, decoding), decoding, mirror=mirror)
 
     return _pipeline(source, batch_size, decoding, 5, images)
 
 
 def centred(source: Iterator, batch_size: int, decoding: Decoding):
-    """A pipeline over (encoded, resized, anchor, labels): each image resized, then a square cut from it."""
+    """A pipeline over (encoded, anchor, shape, start, end, labels): a region of the window of each image, resized.
 
-    def images(encoded, resized, anchor):
-        whole = fn.decoders.image(encoded, device=_decoder(decoding), adjust_orientation=False)
-        resized = fn.resize(whole, size=fn.cast(resized, dtype=types.FLOAT), **_RESIZE)
-        square = fn.slice(resized, start=anchor, shape=[decoding.image_size] * 2, axis_names="HW")
-        return _normalised(square, decoding)
+    As if the whole image were resized and cut, but of a panorama a few pixels wide, that may not fit into the memory.
+    """
 
-    return _pipeline(source, batch_size, decoding, 4, images)
+    def images(encoded, anchor, shape, start, end):
+        window = _decoded_window(encoded, anchor, shape, decoding)
+        return _normalised(_resized(window, decoding, roi_start=start, roi_end=end), decoding)
+
+    return _pipeline(source, batch_size, decoding, 6, images)
 
 
 # Windows are given as (top, left) and (height, width) in pixels.
 _PIXELS = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
-# As PIL and torchvision resize: linear, and averaged over the source pixels when shrinking.
-_RESIZE = {"interp_type": types.INTERP_LINEAR, "antialias": True}
 
 
-def _decoder(decoding: Decoding) -> str:
-    return "cpu" if decoding.device_id is None else "mixed"
+def _decoder(decoding: Decoding) -> dict[str, Any]:
+    device = "cpu" if decoding.device_id is None else "mixed"
+    return {"device": device, "adjust_orientation": False, **decoding.decoder}
+
+
+def _decoded_window(encoded, anchor, shape, decoding: Decoding):
+    return fn.decoders.image_slice(encoded, anchor, shape, **_PIXELS, **_decoder(decoding))
+
+
+def _resized(images, decoding: Decoding, **region):
+    size = [decoding.image_size] * 2
+    return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=decoding.antialiased, **region)
 
 
 def _normalised(images, decoding: Decoding, **mirror):
@@ -92,8 +103,10 @@ def _pipeline(source: Iterator, batch_size: int, decoding: Decoding, inputs: int
         exec_dynamic=True,  # outputs live as long as they are referred to: frameworks take them without a copy
     )
     def graph():
-        *arguments, labels = fn.external_source(source=source, num_outputs=inputs, batch=True)
-        return images(*arguments), labels if decoding.device_id is None else labels.gpu()
+        on_host = decoding.device_id is None
+        # The loader keeps its arrays until the batch is there. A GPU may still be reading them by then.
+        *arguments, labels = fn.external_source(source=source, num_outputs=inputs, batch=True, no_copy=on_host)
+        return images(*arguments), labels if on_host else labels.gpu()
 
     pipeline = graph()
     pipeline.build()

@@ -1,126 +1,123 @@
-"""Feeds this worker's micro-batches, decoded ahead, in the order of the plan."""
+"""Feeds this worker's micro-batches, read and decoded ahead, in the order of the plan.
+
+Three things go on beside the training, each ahead of the next: threads that read, one that decides what is read, and
+one that hands it to DALI, which decodes on threads of its own. The training thread only takes what is there.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 
 from hvd_imagenet.backend import Batch
 from hvd_imagenet.data import dali
+from hvd_imagenet.data.ahead import Ahead
+from hvd_imagenet.data.requests import Request, TrainRequests, Worker, evaluation_requests
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import DataError
-from hvd_imagenet.policy import LargeBatchPolicy, StepPlan
-from hvd_imagenet.stream import CentreCrops, SampleStream, Windows, augmenter, centre_crops, share
+from hvd_imagenet.policy import StepPlan
 
-
-class Request(NamedTuple):
-    """One batch as DALI is asked for it: sample numbers, shape (n,), and the part of each image that is taken."""
-
-    numbers: np.ndarray
-    crops: Windows | CentreCrops
-
-
-@dataclass(frozen=True)
-class Worker:
-    """Which part of the work is this worker's."""
-
-    rank: int
-    size: int
+READERS = 8  # reads that wait for the disk at the same time
+READ_AT_ONCE = 32  # images that one of them reads in a row
+READ_AHEAD = 256  # images that are read, or being read, before the decoder asks for them; at least two batches
+DECODED_AHEAD = 2  # batches that wait for the training, beside those in DALI
 
 
 class TrainLoader:
-    """The micro-batches of one worker along the sample stream.
+    """The micro-batches of one worker along the sample stream; also a context manager, which ends its threads.
 
     Args:
-        store: the training set.
-        policy: the plan of the run; its steps are read ahead.
-        stream: the order of the samples.
-        augment: random_resized_crop, shift_crop or none.
-        worker: whose micro-batches these are.
-        decoding: what becomes of an image.
+        wanted: what they consist of.
         from_: samples seen when the first step starts.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        policy: LargeBatchPolicy,
-        stream: SampleStream,
-        augment: str,
-        worker: Worker,
-        decoding: dali.Decoding,
-        from_: int = 0,
-    ):
-        self._store = store
-        self._policy = policy
-        self._stream = stream
-        self._augment = augmenter(augment)
-        self._worker = worker
-        self._decoding = decoding
-        graph = dali.windowed if self._augment else dali.centred
-        self._batches = _decoded(store, self.requests(from_), graph, policy.micro_batch, decoding)
+    def __init__(self, wanted: TrainRequests, from_: int = 0):
+        self._wanted = wanted
+        graph = dali.windowed if wanted.augmented else dali.centred
+        self._batches = _ahead(wanted.store, wanted.from_(from_), graph, wanted.policy.micro_batch, wanted.decoding)
+
+    def __enter__(self) -> TrainLoader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._batches.close()
 
     def micro_batches(self, plan: StepPlan) -> Iterator[Batch]:
         """This worker's micro-batches of a step. Steps must be asked for in the order of the plan."""
-        first, stop = share(plan.micro_batches, self._worker.rank, self._worker.size)
-        for _ in range(first, stop):
+        for _ in self._wanted.share(plan):
             yield next(self._batches)
 
-    def requests(self, from_: int) -> Iterator[Request]:
-        """What DALI is asked for, micro-batch by micro-batch, to the end of the run."""
-        micro_batch = self._policy.micro_batch
-        for plan in self._policy.steps(from_):
-            for number in range(*share(plan.micro_batches, self._worker.rank, self._worker.size)):
-                yield self._request(plan.samples_seen + number * micro_batch, micro_batch)
 
-    def _request(self, start: int, count: int) -> Request:
-        parts = list(self._stream.stretches(start, count))  # two where the micro-batch spans two epochs
-        numbers = np.concatenate([part.numbers for part in parts])
-        if not self._augment:
-            return _centre_request(self._store, numbers, self._decoding)
-        windows = [
-            self._augment(self._stream.seed, part.epoch, part.position, self._store.sizes(part.numbers))
-            for part in parts
-        ]
-        return Request(numbers, Windows(*map(np.concatenate, zip(*windows, strict=True))))
+def evaluation_batches(store: Store, batch_size: int, worker: Worker, decoding: dali.Decoding) -> Ahead[Batch]:
+    """This worker's part of a split, every sample of it once; the last batch may be short. To be closed."""
+    requests = evaluation_requests(store, batch_size, worker, decoding)
+    return _ahead(store, requests, dali.centred, batch_size, decoding)
 
 
-def evaluation_batches(store: Store, batch_size: int, worker: Worker, decoding: dali.Decoding) -> Iterator[Batch]:
-    """This worker's part of a split, every sample of it once; the last batch may be short."""
-    start, stop = share(len(store), worker.rank, worker.size)
-    batches = (np.arange(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size))
-    requests = (_centre_request(store, numbers, decoding) for numbers in batches)
-    return _decoded(store, requests, dali.centred, batch_size, decoding)
+def _ahead(
+    store: Store, requests: Iterator[Request], graph: Callable, batch_size: int, decoding: dali.Decoding
+) -> Ahead[Batch]:
+    """Requests, read and decoded ahead."""
+
+    def batches():
+        with ExitStack() as stack:
+            pool = ThreadPoolExecutor(READERS, "read")
+            stack.callback(pool.shutdown, cancel_futures=True)
+            wanted = Ahead(_begun(store, requests, pool), max(2, READ_AHEAD // batch_size), "request")
+            encoded = ((request, _finished(reads)) for request, reads in stack.enter_context(wanted))
+            yield from _decoded(store, encoded, graph, batch_size, decoding)
+
+    return Ahead(batches(), DECODED_AHEAD, "decode")
 
 
-def _centre_request(store: Store, numbers: np.ndarray, decoding: dali.Decoding) -> Request:
-    return Request(numbers, centre_crops(store.sizes(numbers), decoding.resize_shorter, decoding.image_size))
+def _begun(
+    store: Store, requests: Iterator[Request], pool: ThreadPoolExecutor
+) -> Iterator[tuple[Request, list[Future]]]:
+    """Each request, with the reads that it takes, begun."""
+    for request in requests:
+        parts = np.split(request.numbers, range(READ_AT_ONCE, len(request.numbers), READ_AT_ONCE))
+        yield request, [pool.submit(store.read, part) for part in parts]
+
+
+def _finished(reads: list[Future]) -> list[np.ndarray]:
+    return [encoded for read in reads for encoded in read.result()]
 
 
 def _decoded(
-    store: Store, requests: Iterator[Request], graph: Callable, batch_size: int, decoding: dali.Decoding
+    store: Store,
+    encoded: Iterable[tuple[Request, list[np.ndarray]]],
+    graph: Callable,
+    batch_size: int,
+    decoding: dali.Decoding,
 ) -> Iterator[Batch]:
-    """Run requests through a graph of ``dali``, which reads ahead of what has been asked for."""
-    in_flight: deque[Request] = deque()
+    """Run what was read through a graph of ``dali``; an error in reading comes after the batches before it."""
+    in_flight: deque[tuple[Request, tuple]] = deque()  # with the arrays, which DALI reads without a copy
+    failed: list[Exception] = []
 
     def feed():
-        for request in requests:
-            in_flight.append(request)
-            crops = (array.astype(np.int32) for array in request.crops)
-            yield store.read(request.numbers), *crops, store.labels[request.numbers].astype(np.int64)
+        try:
+            for request, images in encoded:
+                crops = (array if array.dtype == np.float32 else array.astype(np.int32) for array in request.crops)
+                inputs = images, *crops, store.labels[request.numbers].astype(np.int64)
+                in_flight.append((request, inputs))
+                yield inputs
+        except Exception as error:  # DALI would forget the batches that it is at work on
+            failed.append(error)
 
     pipeline = graph(feed(), batch_size, decoding)
     while True:
         try:
             images, labels = pipeline.run()
         except StopIteration:
+            if failed:
+                raise failed[0] from None
             return
         except RuntimeError as error:
-            raise _undecodable(store, in_flight[0], graph, decoding, error) from None
+            raise _undecodable(store, in_flight[0][0], graph, decoding, error) from None
         in_flight.popleft()
         yield Batch(images.as_tensor(), labels.as_tensor())
 
@@ -130,12 +127,13 @@ def _undecodable(
 ) -> DataError:
     """The error that names the sample which DALI failed on; found by decoding each of the batch alone."""
     reason = str(error).partition("encountered:")[2].strip().partition("\n")[0] or str(error).partition("\n")[0]
+    remedy = f"repair or remove it; to find all such files: hvd-imagenet data verify {store.path}"
     if len(request.numbers) == 1:
-        return DataError(f"{store.name(request.numbers[0])}: cannot be decoded ({reason}); repair or remove it")
+        return DataError(f"{store.name(request.numbers[0])}: cannot be decoded ({reason}); {remedy}")
     for i in range(len(request.numbers)):
         alone = Request(request.numbers[i : i + 1], type(request.crops)(*(array[i : i + 1] for array in request.crops)))
         try:
-            list(_decoded(store, iter([alone]), graph, 1, decoding))
+            list(_decoded(store, [(alone, store.read(alone.numbers))], graph, 1, decoding))
         except DataError as found:
             return found
     return DataError(f"{store.path}: decoding samples {request.numbers.tolist()} failed ({reason})")

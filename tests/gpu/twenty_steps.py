@@ -20,8 +20,9 @@ from PIL import Image
 
 from hvd_imagenet import backend as backends
 from hvd_imagenet.backend import Backend, Batch
-from hvd_imagenet.config import Config, DataSettings, ModelSettings
-from hvd_imagenet.data.loader import TrainLoader, Worker
+from hvd_imagenet.config import Config, DataSettings, DecoderSettings, ModelSettings
+from hvd_imagenet.data.loader import TrainLoader
+from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.policy import BatchSettings, LearningRateSettings
 from hvd_imagenet.startup import decoding, sample_stream
@@ -36,7 +37,7 @@ def main(framework: str) -> None:
     config = Config(
         framework=framework,
         model=ModelSettings("resnet18", 2),
-        data=DataSettings(image_size=SIZE),
+        data=DataSettings(image_size=SIZE, decoder=DecoderSettings(0.7, 106, 94, 2**20, 2**20)),
         batch=BatchSettings(64, 16),
         lr=LearningRateSettings(reference=0.05, reference_batch=64),
         epochs=STEPS * 64 / IMAGES,
@@ -80,11 +81,12 @@ def train(config: Config, backend: Backend, images: Path) -> list[float]:
     settings = decoding(config, backend)
     assert settings.device_id == backend.device_id
     worker = Worker(backend.rank, backend.size)
-    loader = TrainLoader(store, policy, sample_stream(config, store), config.data.augment, worker, settings)
     losses = []
-    for plan in policy.steps():
-        backend.train_step(plan, without_a_copy(backend, loader.micro_batches(plan)))
-        losses += [totals.loss for _, totals in backend.take_totals(wait=False)]
+    wanted = TrainRequests(store, policy, sample_stream(config, store), config.data.augment, worker, settings)
+    with TrainLoader(wanted) as loader:
+        for plan in policy.steps():
+            backend.train_step(plan, without_a_copy(backend, loader.micro_batches(plan)))
+            losses += [totals.loss for _, totals in backend.take_totals(wait=False)]
     return losses + [totals.loss for _, totals in backend.take_totals(wait=True)]
 
 

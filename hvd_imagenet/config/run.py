@@ -1,13 +1,13 @@
-"""The settings of a run: each with its meaning, unit and default, checked when made."""
+"""A run, complete: its model, optimizer, log, checkpoints, evaluations and faults, and all else put together."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hvd_imagenet.config.data import DataSettings, StreamSettings
 from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
 from hvd_imagenet.policy.settings import is_positive, require
@@ -64,70 +64,6 @@ class ModelSettings:
     def short_name(self) -> str:
         """Without package and module, to name files by."""
         return self.name.rpartition(":")[2]
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """The images.
-
-    Args:
-        path: folder of a packed data set, or of train/CLASS/* and val/CLASS/*. Needed to train.
-        train_samples: size of the training set, so that a run can be planned without the data; checked against it.
-        image_size: height and width that the network sees, in pixels.
-        augment: random_resized_crop: a crop of random area and ratio, flipped at random (section 5.1);
-            shift_crop: moved by up to 4 pixels, flipped at random, for small images; none: as in evaluation.
-        evaluation_resize: shorter side before the centre crop of evaluation, in pixels; null: 256/224 of image_size
-            with random_resized_crop, image_size otherwise.
-        mean: per colour, on the scale of 0 to 1, subtracted from the images.
-        std: per colour, what the images are divided by after that.
-        threads: decoding threads of each worker; null: the cores of the host divided by its workers.
-    """
-
-    path: str | None = None
-    train_samples: int | None = None
-    image_size: int = 224
-    augment: Literal["random_resized_crop", "shift_crop", "none"] = "random_resized_crop"
-    evaluation_resize: int | None = None
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
-    threads: int | None = None
-
-    def __post_init__(self):
-        require(self.path != "", "data.path", "empty", "give the folder of a data set")
-        require(self.train_samples is None or self.train_samples > 0, "data.train_samples", self.train_samples,
-                "give the number of training samples, above 0")  # fmt: skip
-        require(self.image_size > 0, "data.image_size", self.image_size, "give a number of pixels above 0")
-        require(self.evaluation_resize is None or self.evaluation_resize >= self.image_size, "data.evaluation_resize",
-                self.evaluation_resize, f"must be at least data.image_size ({self.image_size})")  # fmt: skip
-        right = len(self.mean) == 3 and all(map(math.isfinite, self.mean))
-        require(right, "data.mean", self.mean, "give three numbers: red, green, blue")
-        right = len(self.std) == 3 and all(map(is_positive, self.std))
-        require(right, "data.std", self.std, "give three numbers above 0")
-        require(self.threads is None or self.threads > 0, "data.threads", self.threads, "give a number above 0")
-
-    def resize_shorter(self) -> int:
-        """Length of the shorter side before evaluation's centre crop, in pixels."""
-        if self.evaluation_resize is not None:
-            return self.evaluation_resize
-        return round(self.image_size * 256 / 224) if self.augment == "random_resized_crop" else self.image_size
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """The order of the training images.
-
-    Args:
-        shuffle: global: each epoch is a shuffle of all images; blocked: each epoch the shards are shuffled, and then
-            the images of each window of them, so that a shard is read once per epoch, and memory holds a window's
-            order instead of an epoch's. Of a plain folder, each file is a shard.
-        window: shards whose images are shuffled together, with blocked.
-    """
-
-    shuffle: Literal["global", "blocked"] = "global"
-    window: int = 16
-
-    def __post_init__(self):
-        require(self.window > 0, "stream.window", self.window, "give a number of shards above 0")
 
 
 @dataclass(frozen=True)
