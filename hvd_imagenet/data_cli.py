@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     fashion.set_defaults(command=lambda options: _pack(FashionMnist(options.idx_dir), options.destination))
 
     info = commands.add_parser("info", help="what is in a data set")
-    info.add_argument("path", metavar="PATH", type=Path, help="a packed data set, or a folder of class folders")
+    info.add_argument("path", metavar="PATH", help="a packed data set or its URL, or a folder of class folders")
     info.set_defaults(command=lambda options: _info(options.path))
 
     options = parser.parse_args(arguments)
@@ -62,7 +62,7 @@ def _pack(source: Source, destination: Path) -> None:
     console.print(f"{destination}: {counts} images in {len(source.classes)} classes", markup=False)
 
 
-def _info(path: Path) -> None:
+def _info(path: str) -> None:
     console = Console(highlight=False, soft_wrap=True)
     splits = {split: open_store(path, split) for split in ("train", "val")}
     classes = splits["train"].classes

@@ -8,6 +8,7 @@ from hvd_imagenet import backend as backends
 from hvd_imagenet import checkpoint
 from hvd_imagenet.backend import Backend, Batch, Totals
 from hvd_imagenet.config import Config
+from hvd_imagenet.data.cache import require_room
 from hvd_imagenet.data.loader import Worker, evaluation_batches
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import StoppedError
@@ -16,6 +17,7 @@ from hvd_imagenet.faults.stopping import StopRequests
 from hvd_imagenet.faults.together import together
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.startup import (
+    caching,
     check_classes,
     decoding,
     open_everywhere,
@@ -44,6 +46,8 @@ def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
             val_set = open_everywhere(config, "val", backend)
             with together(backend):
                 check_classes(config, val_set)
+                room = val_set.room(2 * backend.local_size)
+                require_room(caching(config), room, f"evaluating {val_set.path}", "start fewer workers on a host")
                 if backend.rank == 0:
                     checkpoint.require_any(run.checkpoints)
             state, progress, _ = read_checkpoint(run, backend, going_on=False)

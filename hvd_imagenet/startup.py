@@ -12,6 +12,8 @@ from hvd_imagenet import checkpoint
 from hvd_imagenet.backend import Backend, State
 from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.config import Config
+from hvd_imagenet.data.cache import require_room
+from hvd_imagenet.data.caching import Caching, Patience
 from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.store import Store, open_store
 from hvd_imagenet.errors import CheckpointError, DataError, SettingsError
@@ -23,6 +25,7 @@ from hvd_imagenet.run_directory import RunDirectory
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
 WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
 WALK += ("data.mean", "data.std")
+PLACES = ("data.path", "data.cache_dir")  # settings that may differ from host to host
 TABLES = ("batch.global_size", "model.kwargs")  # settings that are tables, not groups of settings
 
 
@@ -64,6 +67,7 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
     policy = config.policy(len(train_set))
     with together(backend):
         check_fit(config, policy, train_set, backend.size)
+        check_cache(config, train_set, val_set, backend.local_size)
         resumed = job.claim(resume) if backend.rank == 0 else None
     resumed = backend.gather(resumed)[0]
     config = resolved(config, train_set)
@@ -80,12 +84,12 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
 
 
 def require_same_settings(config: Config, backend: Backend) -> None:
-    """Raise SettingsError unless all workers have the same settings, but for the path of the data."""
+    """Raise SettingsError unless all workers have the same settings, but for where the data is on their hosts."""
     with together(backend):
         given = [flat(settings) for settings in backend.gather(dataclasses.asdict(config))]
         for rank, other in enumerate(given):
             for key in other:
-                if other[key] != given[0][key] and key != "data.path":
+                if other[key] != given[0][key] and key not in PLACES:
                     raise SettingsError(
                         f"{key}: {other[key]} on worker {rank}, {given[0][key]} on worker 0; give all the same "
                         "options and files"
@@ -95,7 +99,7 @@ def require_same_settings(config: Config, backend: Backend) -> None:
 def require_data(config: Config) -> None:
     """Raise SettingsError unless the settings say where the data is."""
     if config.data.path is None:
-        raise SettingsError("data.path: null; give the folder of the data set: --data.path FOLDER")
+        raise SettingsError("data.path: null; give the folder or URL of the data set: --data.path FOLDER")
 
 
 def open_everywhere(config: Config, split: str, backend: Backend) -> Store:
@@ -104,7 +108,7 @@ def open_everywhere(config: Config, split: str, backend: Backend) -> Store:
     for turn in (backend.local_rank == 0, backend.local_rank != 0):
         with together(backend):
             if turn:
-                store = open_store(config.data.path, split)
+                store = open_store(config.data.path, split, caching(config))
     return store
 
 
@@ -130,6 +134,25 @@ def check_fit(config: Config, policy: LargeBatchPolicy, train_set: Store, worker
         )
 
 
+def caching(config: Config) -> Caching:
+    """How a data set at a URL is kept on this host."""
+    folder = Path(config.data.cache_dir) if config.data.cache_dir else None
+    return Caching(folder, int(config.data.cache_gib * 2**30), Patience.within(config.faults.stall_seconds))
+
+
+def check_cache(config: Config, train_set: Store, val_set: Store, workers: int) -> None:
+    """Raise SettingsError unless this host has room for all that is read of a remote set at a time.
+
+    That is all training shards, in a global shuffle; and of an evaluation, each worker's shard and the next.
+
+    Args:
+        workers: on this host.
+    """
+    needed = train_set.room(len(train_set.shard_samples)) + val_set.room(2 * workers)
+    remedy = "set stream.shuffle to blocked"
+    require_room(caching(config), needed, f"a global shuffle of {train_set.path}", remedy)
+
+
 def check_classes(config: Config, store: Store) -> None:
     """Raise DataError unless the network has as many classes as the data set."""
     if config.model.classes != len(store.classes):
@@ -141,7 +164,7 @@ def check_classes(config: Config, store: Store) -> None:
 
 def resolved(config: Config, train_set: Store) -> Config:
     """The settings with what the data set tells, to be found again from any folder."""
-    path = str(train_set.path.resolve())
+    path = str(train_set.path.resolve()) if isinstance(train_set.path, Path) else train_set.path
     return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path, train_samples=len(train_set)))
 
 

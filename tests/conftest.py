@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 from jobs import ALONE, gloo, outside
 from PIL import Image
+from remote_sets import QUICK, SAMPLES
 from runs import RECIPE
+from servers import WebServer
+
+from hvd_imagenet.data import pack as packing
+from hvd_imagenet.data.caching import Caching
+from hvd_imagenet.data.sources.folder import ImageFolder
 
 ON_A_WORKER = "HOROVOD_RANK" in os.environ
 LAUNCH_SECONDS = 180
@@ -141,3 +147,27 @@ def image_folder(session_folder) -> Path:
     """50 training and 23 validation images in two classes."""
     folder = session_folder / "images"
     return folder if folder.exists() else make_image_folder(folder, 50, 23)
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory) -> Path:
+    """120 training and 30 validation images in shards of 20 kB, of some 7 samples each."""
+    root = tmp_path_factory.mktemp("packed")
+    images = make_image_folder(root / "images", SAMPLES, 30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "SHARD_BYTES", 10_000)
+        packing.pack(ImageFolder(images), root / "set")
+    return root / "set"
+
+
+@pytest.fixture
+def server(packed):
+    """Serves `packed`."""
+    with WebServer(packed) as running:
+        yield running
+
+
+@pytest.fixture
+def cache(tmp_path) -> Caching:
+    """A cache of its own, far larger than `packed`, and little patience."""
+    return Caching(tmp_path / "cache", 2**20, QUICK)

@@ -11,6 +11,7 @@ import numpy as np
 
 from hvd_imagenet.backend import Batch
 from hvd_imagenet.data import dali
+from hvd_imagenet.data.shard_order import in_order, in_shuffled_order
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import DataError
 from hvd_imagenet.policy import LargeBatchPolicy, StepPlan
@@ -61,6 +62,7 @@ class TrainLoader:
         self._augment = augmenter(augment)
         self._worker = worker
         self._decoding = decoding
+        store.expect(in_shuffled_order(store, SampleStream(seed, len(store)), from_))
         graph = dali.windowed if self._augment else dali.centred
         self._batches = _decoded(store, self.requests(from_), graph, policy.micro_batch, decoding)
 
@@ -92,6 +94,7 @@ class TrainLoader:
 def evaluation_batches(store: Store, batch_size: int, worker: Worker, decoding: dali.Decoding) -> Iterator[Batch]:
     """This worker's part of a split, every sample of it once; the last batch may be short."""
     start, stop = share(len(store), worker.rank, worker.size)
+    store.expect(in_order(store, start, stop))
     batches = (np.arange(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size))
     requests = (_centre_request(store, numbers, decoding) for numbers in batches)
     return _decoded(store, requests, dali.centred, batch_size, decoding)
