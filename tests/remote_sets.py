@@ -10,7 +10,7 @@ import numpy as np
 from hvd_imagenet.data import description
 from hvd_imagenet.data.caching import Patience
 
-QUICK = Patience(give_up=20, limit=0.2, pause=0.02, longest_pause=0.1)
+QUICK = Patience(give_up=20, limit=5, pause=0.02, longest_pause=0.1)
 
 
 SAMPLES = 120
