@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
     verifying.set_defaults(command=_verify)
 
     info = commands.add_parser("info", help="what is in a data set")
-    info.add_argument("path", metavar="PATH", type=Path, help="a packed data set, or a folder of class folders")
+    info.add_argument("path", metavar="PATH", help="a packed data set or its URL, or a folder of class folders")
     info.set_defaults(command=lambda options: _info(options.path))
 
     options = parser.parse_args(arguments)
@@ -192,7 +192,7 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def _info(path: Path) -> None:
+def _info(path: str) -> None:
     console = _console()
     splits = {split: open_store(path, split) for split in ("train", "val")}
     classes = splits["train"].classes

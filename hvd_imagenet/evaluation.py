@@ -9,21 +9,16 @@ from hvd_imagenet import checkpoint
 from hvd_imagenet.backend import Backend, Batch, Totals
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import evaluation_batches
+from hvd_imagenet.data.remote.cache import require_room
 from hvd_imagenet.data.requests import Worker
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import StoppedError
 from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.stopping import StopRequests
 from hvd_imagenet.faults.together import together
+from hvd_imagenet.inputs import caching, check_classes, decoding, open_everywhere, require_data
 from hvd_imagenet.run_directory import RunDirectory
-from hvd_imagenet.startup import (
-    check_classes,
-    decoding,
-    open_everywhere,
-    read_checkpoint,
-    require_data,
-    take_over,
-)
+from hvd_imagenet.startup import read_checkpoint, take_over
 
 BATCH = 128
 
@@ -45,6 +40,8 @@ def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
             val_set = open_everywhere(config, "val", backend)
             with together(backend):
                 check_classes(config, val_set)
+                room = val_set.room(2 * backend.local_size)
+                require_room(caching(config), room, f"evaluating {val_set.path}", "start fewer workers on a host")
                 if backend.rank == 0:
                     checkpoint.require_any(run.checkpoints)
             state, progress, _ = read_checkpoint(run, backend, going_on=False)

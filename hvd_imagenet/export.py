@@ -12,6 +12,7 @@ import numpy as np
 
 from hvd_imagenet import backend, checkpoint, settings
 from hvd_imagenet.config import Config
+from hvd_imagenet.data.remote.caching import Caching, Patience
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import CheckpointError, DataError, RunError, SettingsError
@@ -131,7 +132,7 @@ def _facts(config: Config, step: int, saved: dict[str, Any]) -> dict[str, str]:
 def _class_names(config: Config, contents: str) -> list[str]:
     """In the order of the scores; none if the data set of the run, known by its checksum, is there no more."""
     try:
-        train_set = open_store(config.data.path, "train")
-    except (DataError, OSError):
+        train_set = open_store(config.data.path, "train", Caching(patience=Patience(give_up=0)))
+    except (DataError, SettingsError, OSError):
         return []
     return train_set.classes if train_set.contents() == contents else []

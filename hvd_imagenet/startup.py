@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from hvd_imagenet import checkpoint
 from hvd_imagenet.backend import Backend, State
 from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.config import Config
-from hvd_imagenet.data.dali import Decoding
-from hvd_imagenet.data.store import Store, open_store
+from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import CheckpointError, DataError, SettingsError
 from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.together import together
+from hvd_imagenet.inputs import (
+    check_cache,
+    check_classes,
+    check_memory,
+    open_everywhere,
+    require_data,
+    sample_stream,
+)
 from hvd_imagenet.policy import LargeBatchPolicy
 from hvd_imagenet.run_directory import RunDirectory
-from hvd_imagenet.stream import BlockedOrder, GlobalOrder, SampleStream
+from hvd_imagenet.stream import SampleStream
 
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
 WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
 WALK += ("data.mean", "data.std", "data.decoder.use_fast_idct", "stream.")
+PLACES = ("data.path", "data.cache_dir")  # settings that may differ from host to host
 TABLES = ("batch.global_size", "model.kwargs")  # settings that are tables, not groups of settings
 
 
@@ -72,6 +77,7 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
     with together(backend):
         check_fit(config, policy, train_set, backend.size)
         check_memory(config, stream, backend.local_size)
+        check_cache(config, policy, train_set, val_set, backend.size, backend.local_size)
         resumed = job.claim(resume) if backend.rank == 0 else None
     resumed = backend.gather(resumed)[0]
     config = resolved(config, train_set)
@@ -88,32 +94,16 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
 
 
 def require_same_settings(config: Config, backend: Backend) -> None:
-    """Raise SettingsError unless all workers have the same settings, but for the path of the data."""
+    """Raise SettingsError unless all workers have the same settings, but for where the data is on their hosts."""
     with together(backend):
         given = [flat(settings) for settings in backend.gather(dataclasses.asdict(config))]
         for rank, other in enumerate(given):
             for key in other:
-                if other[key] != given[0][key] and key != "data.path":
+                if other[key] != given[0][key] and key not in PLACES:
                     raise SettingsError(
                         f"{key}: {other[key]} on worker {rank}, {given[0][key]} on worker 0; give all the same "
                         "options and files"
                     )
-
-
-def require_data(config: Config) -> None:
-    """Raise SettingsError unless the settings say where the data is."""
-    if config.data.path is None:
-        raise SettingsError("data.path: null; give the folder of the data set: --data.path FOLDER")
-
-
-def open_everywhere(config: Config, split: str, backend: Backend) -> Store:
-    """Open a split on all workers; on each host one goes first, so that a plain folder is indexed once."""
-    store = None
-    for turn in (backend.local_rank == 0, backend.local_rank != 0):
-        with together(backend):
-            if turn:
-                store = open_store(config.data.path, split)
-    return store
 
 
 def check_fit(config: Config, policy: LargeBatchPolicy, train_set: Store, workers: int) -> None:
@@ -138,43 +128,10 @@ def check_fit(config: Config, policy: LargeBatchPolicy, train_set: Store, worker
         )
 
 
-def check_memory(config: Config, stream: SampleStream, workers: int) -> None:
-    """Raise SettingsError if this host has too little memory for the order of the samples.
-
-    Args:
-        workers: on this host; each works out the order for itself.
-    """
-    setting, remedy = "stream.shuffle: global", "set stream.shuffle to blocked"
-    if config.stream.shuffle == "blocked":
-        setting, remedy = f"stream.window: {config.stream.window}", "lower it"
-    needed, has = stream.order.peak_bytes, psutil.virtual_memory().total
-    if needed * workers > has:
-        raise SettingsError(
-            f"{setting}; shuffling {stream.order.dataset_size:,} images takes {needed / 2**30:.1f} GiB in each worker, "
-            f"and {socket.gethostname()} has {has / 2**30:.1f} GiB for {workers}; {remedy}"
-        )
-
-
-def check_classes(config: Config, store: Store) -> None:
-    """Raise DataError unless the network has as many classes as the data set."""
-    if config.model.classes != len(store.classes):
-        raise DataError(
-            f"{store.path}: has {len(store.classes)} classes, but model.classes is {config.model.classes}; "
-            f"set model.classes to {len(store.classes)}, or is it another data set?"
-        )
-
-
 def resolved(config: Config, train_set: Store) -> Config:
     """The settings with what the data set tells, to be found again from any folder."""
-    path = str(train_set.path.resolve())
+    path = str(train_set.path.resolve()) if isinstance(train_set.path, Path) else train_set.path
     return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path, train_samples=len(train_set)))
-
-
-def sample_stream(config: Config, train_set: Store) -> SampleStream:
-    """The training set in the order that the settings ask for."""
-    if config.stream.shuffle == "blocked":
-        return SampleStream(config.seed, BlockedOrder(train_set.shard_samples, config.stream.window))
-    return SampleStream(config.seed, GlobalOrder(len(train_set)))
 
 
 def settings_of(config: Config, train_set: Store) -> dict[str, Any]:
@@ -261,18 +218,3 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict) and f"{prefix}{key}" not in TABLES
         found.update(flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
     return found
-
-
-def decoding(config: Config, backend: Backend) -> Decoding:
-    """What becomes of an image on this worker."""
-    data = config.data
-    return Decoding(
-        image_size=data.image_size,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        resize_shorter=data.resize_shorter(),
-        padded=data.augment == "shift_crop",
-        threads=data.threads or backend.cores,
-        device_id=backend.device_id,
-        decoder=dataclasses.asdict(data.decoder),
-    )

@@ -18,6 +18,7 @@ from hvd_imagenet.faults.fingerprints import require_same_weights
 from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.stopping import StopRequests
 from hvd_imagenet.faults.together import together
+from hvd_imagenet.inputs import decoding
 from hvd_imagenet.metrics import lines, result
 from hvd_imagenet.metrics.journal import Journal, NoJournal
 from hvd_imagenet.metrics.stopwatch import Stopwatch
@@ -25,7 +26,7 @@ from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.policy.clock import periods
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.saver import Saver
-from hvd_imagenet.startup import Start, decoding, prepare
+from hvd_imagenet.startup import Start, prepare
 
 
 def train(config: Config, run: RunDirectory, resume: str) -> None:

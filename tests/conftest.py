@@ -16,7 +16,11 @@ import pytest
 from data_sets import packed_folder
 from jobs import ALONE, gloo, outside
 from PIL import Image
+from remote_sets import QUICK, SAMPLES
 from runs import RECIPE
+from servers import WebServer
+
+from hvd_imagenet.data.remote.caching import Caching
 
 ON_A_WORKER = "HOROVOD_RANK" in os.environ
 LAUNCH_SECONDS = 180
@@ -148,3 +152,24 @@ def image_folder(session_folder) -> Path:
 def image_shards(session_folder, image_folder) -> Path:
     """The same images, packed: those for training in 17 shards of 3, the last of 2."""
     return packed_folder(image_folder, session_folder / "shards", shard_bytes=2000)
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory) -> Path:
+    """120 training and 30 validation images in shards of 20 kB, of some 7 samples each."""
+    root = tmp_path_factory.mktemp("packed")
+    images = make_image_folder(root / "images", SAMPLES, 30)
+    return packed_folder(images, root / "set", shard_bytes=5500)
+
+
+@pytest.fixture
+def server(packed):
+    """Serves `packed`."""
+    with WebServer(packed) as running:
+        yield running
+
+
+@pytest.fixture
+def cache(tmp_path) -> Caching:
+    """A cache of its own, far larger than `packed`, and little patience."""
+    return Caching(tmp_path / "cache", 2**20, QUICK)

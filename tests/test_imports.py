@@ -32,6 +32,7 @@ FLOORS = {
     "metrics": 3,
     "run_directory": 3,
     "faults": 3,
+    "inputs": 4,
     "startup": 4,
     "saver": 4,
     "evaluation": 4,
@@ -45,6 +46,7 @@ FLOORS = {
 }
 # Rooms of one house that may use each other although they are on one floor.
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
+NEIGHBOURS |= {("startup", "inputs"), ("trainer", "inputs"), ("evaluation", "inputs")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
 NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"), ("data", "backend")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}

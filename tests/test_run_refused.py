@@ -69,7 +69,7 @@ def test_a_folder_of_something_else_is_refused(recipe, image_folder, tmp_path, c
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["train"], 2, "data.path: null; give the folder of the data set"),
+        (["train"], 2, "data.path: null; give the folder or URL of the data set"),
         (["train", "--resume"], 2, "--resume: needs --run"),
         (["train", "--resume", "--run", "/nowhere/run"], 6, "holds no run to resume"),
         (["train", "--run", ""], 2, "--run: is empty"),

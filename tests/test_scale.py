@@ -11,7 +11,7 @@ import pytest
 from holes import make_holes
 from runs import train
 
-from hvd_imagenet import data_cli, startup
+from hvd_imagenet import data_cli, inputs
 from hvd_imagenet.config import Config, StreamSettings
 from hvd_imagenet.data import index
 from hvd_imagenet.data.store import open_store
@@ -26,7 +26,7 @@ from hvd_imagenet.config import Config, DataSettings, StreamSettings
 from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.data.store import open_store
-from hvd_imagenet.startup import sample_stream
+from hvd_imagenet.inputs import sample_stream
 
 def memory(kind):
     return int(re.search(kind + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
@@ -148,16 +148,16 @@ WINDOW = Config(stream=StreamSettings("blocked", 2)), SampleStream(0, BlockedOrd
     ],
 )  # fmt: skip
 def test_an_order_that_does_not_fit_into_memory_is_refused(settings, sharing, needed, message, monkeypatch):
-    monkeypatch.setattr(startup.psutil, "virtual_memory", lambda: SimpleNamespace(total=has))
+    monkeypatch.setattr(inputs.psutil, "virtual_memory", lambda: SimpleNamespace(total=has))
     has = needed
-    startup.check_memory(*settings, sharing)
+    inputs.check_memory(*settings, sharing)
     has = needed - 1
     with pytest.raises(SettingsError, match=message):
-        startup.check_memory(*settings, sharing)
+        inputs.check_memory(*settings, sharing)
 
 
 def test_a_run_that_does_not_fit_into_memory_begins_no_work(recipe, image_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(startup.psutil, "virtual_memory", lambda: SimpleNamespace(total=1199))  # 50 images need 1,200
+    monkeypatch.setattr(inputs.psutil, "virtual_memory", lambda: SimpleNamespace(total=1199))  # 50 images need 1,200
     assert train(recipe, image_folder, tmp_path / "run") == 2
     assert "set stream.shuffle to blocked" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

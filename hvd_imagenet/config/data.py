@@ -47,7 +47,8 @@ class DataSettings:
     """The images.
 
     Args:
-        path: folder of a packed data set, or of train/CLASS/* and val/CLASS/*. Needed to train.
+        path: folder of a packed data set, or of train/CLASS/* and val/CLASS/*, or URL of a packed set (s3://, gs://,
+            hf://, https://, ...). Needed to train.
         train_samples: size of the training set, so that a run can be planned without the data; checked against it.
         image_size: height and width that the network sees, in pixels.
         augment: random_resized_crop: a crop of random area and ratio, flipped at random (section 5.1);
@@ -58,6 +59,9 @@ class DataSettings:
         std: per colour, what the images are divided by after that.
         threads: decoding threads of each worker; null: the cores of the host divided by its workers.
         decoder: DALI's image decoder.
+        cache_dir: folder on a disk of each host for the shards of a data set at a URL; null: hvd_imagenet-UID in
+            $TMPDIR, or in /var/tmp where that is not set.
+        cache_gib: how much that folder may hold, in GiB, for all jobs of the host together.
     """
 
     path: str | None = None
@@ -69,9 +73,13 @@ class DataSettings:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     threads: int | None = None
     decoder: DecoderSettings = field(default_factory=DecoderSettings)
+    cache_dir: str | None = None
+    cache_gib: float = 64
 
     def __post_init__(self):
         require(self.path != "", "data.path", "empty", "give the folder of a data set")
+        require(self.cache_dir != "", "data.cache_dir", "empty", "give a folder on a disk of each host, or null")
+        require(is_positive(self.cache_gib), "data.cache_gib", self.cache_gib, "give a number of GiB above 0")
         require(self.train_samples is None or self.train_samples > 0, "data.train_samples", self.train_samples,
                 "give the number of training samples, above 0")  # fmt: skip
         require(self.image_size > 0, "data.image_size", self.image_size, "give a number of pixels above 0")

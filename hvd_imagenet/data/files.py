@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from hvd_imagenet.errors import DataError
 
@@ -21,6 +24,16 @@ class Files(Protocol):
 
     def name(self, number: int) -> str:
         """What to call a file in a message."""
+
+    def expect(self, windows: Iterator[np.ndarray]) -> None:
+        """Get ready for files to be opened: all those of a window in any order, then those of the next, and so on.
+
+        Args:
+            windows: file numbers, int64; what was expected before is not any more. Read on a thread of its own.
+        """
+
+    def room(self, at_once: int) -> int:
+        """Bytes of local disk that it takes, beside the data set itself, to read from so many files at a time."""
 
 
 class LocalFiles:
@@ -42,3 +55,9 @@ class LocalFiles:
 
     def name(self, number: int) -> str:
         return str(self._folder / self._paths[number])
+
+    def expect(self, windows: Iterator[np.ndarray]) -> None:
+        pass  # they are here
+
+    def room(self, at_once: int) -> int:
+        return 0

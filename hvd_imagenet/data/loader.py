@@ -16,7 +16,7 @@ import numpy as np
 from hvd_imagenet.backend import Batch
 from hvd_imagenet.data import dali
 from hvd_imagenet.data.ahead import Ahead
-from hvd_imagenet.data.requests import Request, TrainRequests, Worker, evaluation_requests
+from hvd_imagenet.data.requests import Request, TrainRequests, Worker, evaluation_requests, evaluation_shards
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import DataError
 from hvd_imagenet.policy import StepPlan
@@ -37,6 +37,7 @@ class TrainLoader:
 
     def __init__(self, wanted: TrainRequests, from_: int = 0):
         self._wanted = wanted
+        wanted.store.expect(wanted.shards_from(from_, batches_ahead(wanted.policy.micro_batch)))
         graph = dali.windowed if wanted.augmented else dali.centred
         self._batches = _ahead(wanted.store, wanted.from_(from_), graph, wanted.policy.micro_batch, wanted.decoding)
 
@@ -54,8 +55,18 @@ class TrainLoader:
 
 def evaluation_batches(store: Store, batch_size: int, worker: Worker, decoding: dali.Decoding) -> Ahead[Batch]:
     """This worker's part of a split, every sample of it once; the last batch may be short. To be closed."""
+    store.expect(evaluation_shards(store, worker))
     requests = evaluation_requests(store, batch_size, worker, decoding)
     return _ahead(store, requests, dali.centred, batch_size, decoding)
+
+
+def batches_ahead(batch_size: int) -> int:
+    """How many batches are begun at most before the training has taken one: read, in DALI, decoded, and between."""
+    return _read_ahead(batch_size) + dali.PREFETCH + DECODED_AHEAD + 2
+
+
+def _read_ahead(batch_size: int) -> int:
+    return max(2, READ_AHEAD // batch_size)
 
 
 def _ahead(
@@ -67,7 +78,7 @@ def _ahead(
         with ExitStack() as stack:
             pool = ThreadPoolExecutor(READERS, "read")
             stack.callback(pool.shutdown, cancel_futures=True)
-            wanted = Ahead(_begun(store, requests, pool), max(2, READ_AHEAD // batch_size), "request")
+            wanted = Ahead(_begun(store, requests, pool), _read_ahead(batch_size), "request")
             encoded = ((request, _finished(reads)) for request, reads in stack.enter_context(wanted))
             yield from _decoded(store, encoded, graph, batch_size, decoding)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +85,30 @@ class TrainRequests:
             for number in self.share(plan):
                 yield self._request(plan.samples_seen + number * micro_batch, micro_batch)
 
+    def shards_from(self, samples_seen: int, ahead: int) -> Iterator[np.ndarray]:
+        """The shards that are read, from where the stream is: those of a part of it, then those of the next, and so on.
+
+        No more than two parts that follow on each other are read at a time, by all workers. Of a global shuffle, it is
+        one part with all shards, those first that are needed first.
+
+        Args:
+            ahead: micro-batches that a worker has begun at a time.
+        """
+        windows = self._stream.shards_from(samples_seen)
+        first = next(windows, None)
+        if first is None:
+            parts = self._stream.stretches(samples_seen, len(self.store))
+            shards = self.store.shards(np.concatenate([part.numbers for part in parts]))
+            yield shards[np.sort(np.unique(shards, return_index=True)[1])]
+            return
+        least = spread(self.policy, self._worker.size, ahead)
+        group: list[np.ndarray] = []
+        for window in chain([first], windows):
+            group.append(window)
+            if sum(self.store.shard_samples[shards].sum() for shards in group) >= least:
+                yield np.concatenate(group)
+                group = []
+
     def _request(self, start: int, count: int) -> Request:
         parts = list(self._stream.stretches(start, count))  # two where the micro-batch spans two epochs
         numbers = np.concatenate([part.numbers for part in parts])
@@ -95,11 +121,35 @@ class TrainRequests:
         return Request(numbers, Windows(*map(np.concatenate, zip(*windows, strict=True))))
 
 
+def spread(policy: LargeBatchPolicy, workers: int, ahead: int) -> int:
+    """How far apart along the stream workers may be at work, in samples, with so many micro-batches begun by each."""
+    steps = [first for first, _ in policy.stretches()]
+    return max(step.global_batch * (1 + math.ceil(ahead / max(1, step.micro_batches // workers))) for step in steps)
+
+
+def shards_at_once(shard_samples: np.ndarray, window: int, spread: int) -> int:
+    """How many shards two parts of ``TrainRequests.shards_from``, in a blocked order, may have together.
+
+    Of two that follow on each other, one may have the last window of an epoch, perhaps of a single shard, and so a
+    window more than it takes.
+    """
+    enough = np.searchsorted(np.sort(shard_samples).cumsum(), spread) + 1  # of the smallest ones
+    return min(len(shard_samples), (2 * math.ceil(enough / window) + 1) * window)
+
+
 def evaluation_requests(store: Store, batch_size: int, worker: Worker, decoding: Decoding) -> Iterator[Request]:
     """This worker's part of a split, every sample of it once; the last batch may be short."""
     start, stop = share(len(store), worker.rank, worker.size)
     for first in range(start, stop, batch_size):
         yield _centre_request(store, np.arange(first, min(first + batch_size, stop)), decoding)
+
+
+def evaluation_shards(store: Store, worker: Worker) -> Iterator[np.ndarray]:
+    """The shards that this worker's part of a split lies in, one after the other."""
+    start, stop = share(len(store), worker.rank, worker.size)
+    if start < stop:
+        first, last = store.shards(np.array([start, stop - 1]))
+        yield from np.arange(first, last + 1)[:, None]
 
 
 def _centre_request(store: Store, numbers: np.ndarray, decoding: Decoding) -> Request:

@@ -12,14 +12,16 @@ from hvd_imagenet.data import description, folder_index
 from hvd_imagenet.data.files import Files, LocalFiles
 from hvd_imagenet.data.index import SplitIndex
 from hvd_imagenet.data.packing import workplace
-from hvd_imagenet.errors import DataError
+from hvd_imagenet.data.remote import address
+from hvd_imagenet.data.remote.caching import Caching
+from hvd_imagenet.errors import DataError, SettingsError
 
 
 class Store:
     """One split of a data set.
 
     Attributes:
-        path: the data set's folder.
+        path: the data set's folder; of a remote one its URL, as a text.
         classes: names of the classes, in the order of the labels.
         labels: class numbers, int32, shape (samples,); memory-mapped, as long as nobody copies it whole.
         shard_samples: how many samples each file holds, int64, shape (files,): those that follow on the files' before.
@@ -27,7 +29,7 @@ class Store:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         classes: list[str],
         index: SplitIndex,
         files: Files,
@@ -71,6 +73,18 @@ class Store:
         """
         return [self._read(number) for number in numbers]
 
+    def shards(self, numbers: np.ndarray) -> np.ndarray:
+        """Which file holds each of the given samples, int64."""
+        return self._index.shard[numbers].astype(np.int64)
+
+    def expect(self, windows: Iterator[np.ndarray]) -> None:
+        """Get ready for samples to be read, see ``Files.expect``."""
+        self._files.expect(windows)
+
+    def room(self, at_once: int) -> int:
+        """Bytes of local disk that it takes to read from so many files at a time, see ``Files.room``."""
+        return self._files.room(at_once)
+
     def name(self, number: int) -> str:
         """What to call a sample in a message: its file, and its place in it."""
         index = self._index
@@ -96,12 +110,19 @@ class Store:
         return np.frombuffer(data, np.uint8)
 
 
-def open_store(path: str | Path, split: str) -> Store:
+def open_store(path: str | Path, split: str, caching: Caching | None = None) -> Store:
     """Open the ``train`` or ``val`` split of a data set; a plain folder is indexed the first time.
 
+    Args:
+        path: a folder, or the URL of a packed set.
+        caching: of a remote set; None: as it is by default.
+
     Raises:
+        SettingsError: an address that cannot be read from, or a cache that cannot be used.
         DataError: nothing there, not a data set, or a damaged one.
     """
+    if address.is_url(str(path)):
+        return _open_remote(str(path), split, caching or Caching())
     root = Path(path)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give data.path the folder of a data set")
@@ -142,3 +163,20 @@ def _length(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
+
+
+def _open_remote(url: str, split: str, caching: Caching) -> Store:
+    try:
+        from hvd_imagenet.data.remote import files as remote_files
+
+        data_set, files = remote_files.open_split(url, split, caching)
+    except ImportError as error:
+        raise SettingsError(
+            f"data.path: {address.without_secrets(url)}; remote data sets need the package {error.name}; run: pip "
+            "install 'hvd_imagenet[remote]'"
+        ) from None
+    found, index = data_set.splits[split], files.index()
+    if len(index) != found.samples:
+        raise DataError(f"{url}/{split}/index.npz: does not fit dataset.json; make the data set again")
+    shard_samples = np.array([shard.samples for shard in found.shards], np.int64)
+    return Store(url.rstrip("/"), data_set.classes, index, files, shard_samples, found.contents, plain=False)

@@ -24,8 +24,8 @@ from hvd_imagenet.config import Config, DataSettings, DecoderSettings, ModelSett
 from hvd_imagenet.data.loader import TrainLoader
 from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.data.store import open_store
+from hvd_imagenet.inputs import decoding, sample_stream
 from hvd_imagenet.policy import BatchSettings, LearningRateSettings
-from hvd_imagenet.startup import decoding, sample_stream
 
 STEPS, IMAGES, SIZE = 20, 256, 64
 

@@ -1,0 +1,72 @@
+"""How a remote data set is kept on a host, and how long a network that fails is borne with."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hvd_imagenet.errors import SettingsError
+
+UNLIMITED = 3600.0  # seconds: where no stall is to end a job
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a network that fails is borne with; all in seconds.
+
+    Attributes:
+        give_up: without a byte.
+        limit: for a range; doubled with each try in a row, up to a quarter of `give_up`.
+        pause: between the first tries at most, a random part of it; doubled with each, up to `longest_pause`.
+    """
+
+    give_up: float = 200
+    limit: float = 20
+    pause: float = 1
+    longest_pause: float = 30
+
+    def limit_of(self, attempt: int) -> float:
+        """Seconds that the ranges of a try may take; the first is number 1."""
+        return min(self.limit * 2 ** (attempt - 1), max(self.limit, self.give_up / 4))
+
+    @classmethod
+    def within(cls, stall_seconds: float | None) -> Patience:
+        """So that a fetch is given up before the job counts as hanging (``faults.stall_seconds``; None: never).
+
+        A worker may have to wait until another one of its host gives up, and then try for as long itself; the last try
+        of each may last for a quarter of `give_up` beyond it.
+        """
+        give_up = UNLIMITED if stall_seconds is None else stall_seconds / 3
+        return cls(give_up, limit=min(cls.limit, give_up / 4))
+
+
+@dataclass(frozen=True)
+class Caching:
+    """How the files of a remote data set are kept on a host.
+
+    Attributes:
+        folder: where; None: `default_folder`.
+        limit: bytes, of all files together.
+        patience: with the network.
+    """
+
+    folder: Path | None = None
+    limit: int = 64 * 2**30
+    patience: Patience = field(default_factory=Patience)
+
+
+def default_folder() -> Path:
+    """One of this user, in $TMPDIR, which clusters point at a disk of each node, or in /var/tmp, which stays.
+
+    Not in the home, which nodes often share: slow, with a quota, and each of them would count its files as its own.
+
+    Raises:
+        SettingsError: somebody else has made a folder of that name.
+    """
+    folder = Path(os.environ.get("TMPDIR", "/var/tmp")) / f"hvd_imagenet-{os.getuid()}"
+    with suppress(FileNotFoundError):
+        if folder.lstat().st_uid != os.getuid():
+            raise SettingsError(f"data.cache_dir: null; {folder} belongs to another user; name a folder of your own")
+    return folder
