@@ -19,6 +19,7 @@ def test_bad_input_on_two_workers(workers, recipe, image_folder, shared, capsys)
         (["--batch.global_size", "4"], 2, "is 1 micro-batches of 4 for 2 workers; start at most 1 workers or raise"),
         (["--batch.global_sizee", "4"], 2, "did you mean --batch.global_size?"),
         (["--data.path", "/nowhere"], 3, "/nowhere: no such folder"),
+        (["--data.path", "/" + 300 * "x"], 3, "xxx: cannot be read (File name too long)"),
         (["--data.train_samples", "51"], 3, "has 50 training images, but data.train_samples is 51"),
         (["--model.classes", "3"], 3, "has 2 classes, but model.classes is 3"),
     ]

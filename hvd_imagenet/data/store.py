@@ -123,7 +123,13 @@ def open_store(path: str | Path, split: str, caching: Caching | None = None) -> 
     """
     if address.is_url(str(path)):
         return _open_remote(str(path), split, caching or Caching())
-    root = Path(path)
+    try:
+        return _open_local(Path(path), split)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
+
+
+def _open_local(root: Path, split: str) -> Store:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give data.path the folder of a data set")
     if not any(root.iterdir()):
