@@ -131,8 +131,10 @@ def _facts(config: Config, step: int, saved: dict[str, Any]) -> dict[str, str]:
 
 def _class_names(config: Config, contents: str) -> list[str]:
     """In the order of the scores; none if the data set of the run, known by its checksum, is there no more."""
+    data = config.data
     try:
-        train_set = open_store(config.data.path, "train", Caching(patience=Patience(give_up=0)))
+        caching = Caching.of(data.cache_dir, data.cache_gib, Patience(give_up=0))  # not worth waiting for
+        train_set = open_store(data.path, "train", caching)
     except (DataError, SettingsError, OSError):
         return []
     return train_set.classes if train_set.contents() == contents else []

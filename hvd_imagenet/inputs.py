@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-from pathlib import Path
 
 import psutil
 
@@ -62,8 +61,8 @@ def decoding(config: Config, backend: Backend) -> Decoding:
 
 def caching(config: Config) -> Caching:
     """How a data set at a URL is kept on this host."""
-    folder = Path(config.data.cache_dir) if config.data.cache_dir else None
-    return Caching(folder, int(config.data.cache_gib * 2**30), Patience.within(config.faults.stall_seconds))
+    data = config.data
+    return Caching.of(data.cache_dir, data.cache_gib, Patience.within(config.faults.stall_seconds))
 
 
 def check_classes(config: Config, store: Store) -> None:

@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from remote_sets import QUICK, SAMPLES, Watched, describe, everything, files_in
 from runs import train
 
-from hvd_imagenet import cli, settings
+from hvd_imagenet import cli, export, settings
 from hvd_imagenet.data import loader as loading
 from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.loader import TrainLoader, batches_ahead, evaluation_batches
@@ -386,6 +386,19 @@ def test_a_run(server, cache, recipe, tmp_path, monkeypatch, capsys):
     assert cli.main(["data", "info", server.url]) == 0
     said = capsys.readouterr().out
     assert f"{server.url}: 2 classes" in said and "train: 120 images" in said
+
+
+def test_an_export_names_the_classes_where_it_can(server, packed, cache):
+    """It does not need the data, and does not wait for it."""
+    given = ["--data.path", server.url, *run_options(cache)]
+    config, contents = settings.parse(settings.parser("", ""), given)[0], open_store(packed, "train").contents()
+    assert export._class_names(config, contents) == ["class0", "class1"]
+    assert not export._class_names(config, "of another set")
+    server.die()
+    start = time.monotonic()
+    assert export._class_names(config, contents) == []
+    assert time.monotonic() - start < 10
+    server.start()
 
 
 def test_a_cache_that_is_too_small_is_said_at_the_start(server, cache, recipe, tmp_path, capsys, packed):

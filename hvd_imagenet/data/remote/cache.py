@@ -74,12 +74,13 @@ class Cache:
         Raises:
             DataError: no room for it, or as `fetch` raises.
         """
-        while (descriptor := self._find(key, size)) is None:
+        descriptor = self._find(key, size)
+        if descriptor is None:
             with self._own_partial(key, wait=True) as partial:
-                if (descriptor := self._find(key, size)) is None:
+                descriptor = self._find(key, size)
+                if descriptor is None:
                     self._wait_for_room(partial, size)
                     descriptor = self._complete(key, partial, fetch)
-                return descriptor
         return descriptor
 
     def fetch_ahead(self, key: str, size: int, fetch: Fetch) -> bool:

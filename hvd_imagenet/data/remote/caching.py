@@ -56,6 +56,11 @@ class Caching:
     limit: int = 64 * 2**30
     patience: Patience = field(default_factory=Patience)
 
+    @classmethod
+    def of(cls, cache_dir: str | None, cache_gib: float, patience: Patience) -> Caching:
+        """As the settings ``data.cache_dir`` and ``data.cache_gib`` have it."""
+        return cls(Path(cache_dir) if cache_dir else None, int(cache_gib * 2**30), patience)
+
 
 def default_folder() -> Path:
     """One of this user, in $TMPDIR, which clusters point at a disk of each node, or in /var/tmp, which stays.
