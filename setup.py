@@ -1,5 +1,8 @@
 """Installation of hvd_imagenet; the metadata is in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import Extension, setup
 
-setup()
+# A library that is opened through ctypes: it needs a C compiler, as Horovod does, but no headers of Python.
+RESAMPLE = Extension("hvd_imagenet.data._resample", ["hvd_imagenet/data/resample.c"], extra_compile_args=["-O3"])
+
+setup(ext_modules=[RESAMPLE])

@@ -1,4 +1,4 @@
-"""The decode graph: encoded bytes and windows in, normalised NHWC images out. DALI decodes, it does not decide."""
+"""The decode graphs: encoded bytes and windows in, images out. DALI decodes, it does not decide."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREFETCH = 3  # micro-batches decoded ahead of the one in use
 
 @dataclass(frozen=True)
 class Decoding:
-    """What the graph does with each image.
+    """What becomes of each image.
 
     Attributes:
         image_size: height and width of the output, pixels.
@@ -37,32 +37,35 @@ class Decoding:
     antialiased: bool = True
 
 
-def windowed(source: Iterator, batch_size: int, decoding: Decoding):
-    """A pipeline over (encoded, anchor, shape, mirror, labels): the window of each image, resized to image_size."""
+def windows(source: Iterator, batch_size: int, decoding: Decoding):
+    """A pipeline over (encoded, anchor, shape): the window of each image, 8 bits, on the CPU; `Resampler` goes on."""
 
-    def images(encoded, anchor, shape, mirror):
-        if decoding.padded:
-            # The decoder refuses windows that reach outside the image: decode all of it, then cut.
-            whole = fn.decoders.image(encoded, **_decoder(decoding))
-            window = fn.slice(whole, anchor, shape, out_of_bounds_policy="pad", fill_values=0, **_PIXELS)
-        else:
-            window = _decoded_window(encoded, anchor, shape, decoding)
-        return _normalised(_resized(window, decoding), decoding, mirror=mirror)
+    @_pipeline(batch_size, decoding)
+    def graph():
+        # The loader keeps its arrays until the batch is there.
+        encoded, anchor, shape = fn.external_source(source=source, num_outputs=3, batch=True, no_copy=True)
+        return _decoded_window(encoded, anchor, shape, decoding)
 
-    return _pipeline(source, batch_size, decoding, 5, images)
+    return _built(graph())
 
 
-def centred(source: Iterator, batch_size: int, decoding: Decoding):
-    """A pipeline over (encoded, anchor, shape, start, end, labels): a region of the window of each image, resized.
+def batches(source: Iterator, batch_size: int, decoding: Decoding):
+    """A pipeline over (encoded, anchor, shape, start, end, mirror, labels): finished images and labels, for a GPU.
 
-    As if the whole image were resized and cut, but of a panorama a few pixels wide, that may not fit into the memory.
+    Of the window of each image, the region from `start` to `end` is resized; what is around it counts at its edges.
     """
 
-    def images(encoded, anchor, shape, start, end):
+    @_pipeline(batch_size, decoding)
+    def graph():
+        # A GPU may still be reading the arrays when the batch is there, so DALI takes a copy.
+        encoded, anchor, shape, start, end, mirror, labels = fn.external_source(
+            source=source, num_outputs=7, batch=True
+        )
         window = _decoded_window(encoded, anchor, shape, decoding)
-        return _normalised(_resized(window, decoding, roi_start=start, roi_end=end), decoding)
+        images = _normalised(_resized(window, start, end, decoding), mirror, decoding)
+        return images, labels if decoding.device_id is None else labels.gpu()
 
-    return _pipeline(source, batch_size, decoding, 6, images)
+    return _built(graph())
 
 
 # Windows are given as (top, left) and (height, width) in pixels.
@@ -75,39 +78,45 @@ def _decoder(decoding: Decoding) -> dict[str, Any]:
 
 
 def _decoded_window(encoded, anchor, shape, decoding: Decoding):
-    return fn.decoders.image_slice(encoded, anchor, shape, **_PIXELS, **_decoder(decoding))
+    if not decoding.padded:
+        return fn.decoders.image_slice(encoded, anchor, shape, **_PIXELS, **_decoder(decoding))
+    # The decoder refuses windows that reach outside the image: decode all of it, then cut.
+    whole = fn.decoders.image(encoded, **_decoder(decoding))
+    return fn.slice(whole, anchor, shape, out_of_bounds_policy="pad", fill_values=0, **_PIXELS)
 
 
-def _resized(images, decoding: Decoding, **region):
-    size = [decoding.image_size] * 2
-    return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=decoding.antialiased, **region)
+def _resized(images, start, end, decoding: Decoding):
+    return fn.resize(
+        images,
+        size=[decoding.image_size] * 2,
+        roi_start=start,
+        roi_end=end,
+        interp_type=types.INTERP_LINEAR,
+        antialias=decoding.antialiased,
+    )
 
 
-def _normalised(images, decoding: Decoding, **mirror):
+def _normalised(images, mirror, decoding: Decoding):
     return fn.crop_mirror_normalize(
         images,
         mean=[255 * value for value in decoding.mean],
         std=[255 * value for value in decoding.std],
         dtype=types.FLOAT,
         output_layout="HWC",
-        **mirror,
+        mirror=mirror,
     )
 
 
-def _pipeline(source: Iterator, batch_size: int, decoding: Decoding, inputs: int, images):
-    @pipeline_def(
+def _pipeline(batch_size: int, decoding: Decoding):
+    return pipeline_def(
         batch_size=batch_size,
         num_threads=decoding.threads,
         device_id=decoding.device_id,
         prefetch_queue_depth=PREFETCH,
         exec_dynamic=True,  # outputs live as long as they are referred to: frameworks take them without a copy
     )
-    def graph():
-        on_host = decoding.device_id is None
-        # The loader keeps its arrays until the batch is there. A GPU may still be reading them by then.
-        *arguments, labels = fn.external_source(source=source, num_outputs=inputs, batch=True, no_copy=on_host)
-        return images(*arguments), labels if on_host else labels.gpu()
 
-    pipeline = graph()
+
+def _built(pipeline):
     pipeline.build()
     return pipeline

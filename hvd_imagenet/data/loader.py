@@ -7,15 +7,17 @@ one that hands it to DALI, which decodes on threads of its own. The training thr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 
 from hvd_imagenet.backend import Batch
 from hvd_imagenet.data import dali
 from hvd_imagenet.data.ahead import Ahead
+from hvd_imagenet.data.decoders import OnDevice, OnHost
 from hvd_imagenet.data.requests import Request, TrainRequests, Worker, evaluation_requests, evaluation_shards
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import DataError
@@ -38,8 +40,7 @@ class TrainLoader:
     def __init__(self, wanted: TrainRequests, from_: int = 0):
         self._wanted = wanted
         wanted.store.expect(wanted.shards_from(from_, batches_ahead(wanted.policy.micro_batch)))
-        graph = dali.windowed if wanted.augmented else dali.centred
-        self._batches = _ahead(wanted.store, wanted.from_(from_), graph, wanted.policy.micro_batch, wanted.decoding)
+        self._batches = _ahead(wanted.store, wanted.from_(from_), wanted.policy.micro_batch, wanted.decoding)
 
     def __enter__(self) -> TrainLoader:
         return self
@@ -57,7 +58,7 @@ def evaluation_batches(store: Store, batch_size: int, worker: Worker, decoding: 
     """This worker's part of a split, every sample of it once; the last batch may be short. To be closed."""
     store.expect(evaluation_shards(store, worker))
     requests = evaluation_requests(store, batch_size, worker, decoding)
-    return _ahead(store, requests, dali.centred, batch_size, decoding)
+    return _ahead(store, requests, batch_size, replace(decoding, padded=False))
 
 
 def batches_ahead(batch_size: int) -> int:
@@ -69,9 +70,7 @@ def _read_ahead(batch_size: int) -> int:
     return max(2, READ_AHEAD // batch_size)
 
 
-def _ahead(
-    store: Store, requests: Iterator[Request], graph: Callable, batch_size: int, decoding: dali.Decoding
-) -> Ahead[Batch]:
+def _ahead(store: Store, requests: Iterator[Request], batch_size: int, decoding: dali.Decoding) -> Ahead[Batch]:
     """Requests, read and decoded ahead."""
 
     def batches():
@@ -80,7 +79,7 @@ def _ahead(
             stack.callback(pool.shutdown, cancel_futures=True)
             wanted = Ahead(_begun(store, requests, pool), _read_ahead(batch_size), "request")
             encoded = ((request, _finished(reads)) for request, reads in stack.enter_context(wanted))
-            yield from _decoded(store, encoded, graph, batch_size, decoding)
+            yield from _decoded(store, encoded, batch_size, decoding)
 
     return Ahead(batches(), DECODED_AHEAD, "decode")
 
@@ -99,52 +98,47 @@ def _finished(reads: list[Future]) -> list[np.ndarray]:
 
 
 def _decoded(
-    store: Store,
-    encoded: Iterable[tuple[Request, list[np.ndarray]]],
-    graph: Callable,
-    batch_size: int,
-    decoding: dali.Decoding,
+    store: Store, encoded: Iterable[tuple[Request, list[np.ndarray]]], batch_size: int, decoding: dali.Decoding
 ) -> Iterator[Batch]:
-    """Run what was read through a graph of ``dali``; an error in reading comes after the batches before it."""
-    in_flight: deque[tuple[Request, tuple]] = deque()  # with the arrays, which DALI reads without a copy
+    """Batches of what was read; an error in reading comes after the batches before it."""
+    kind = OnHost if decoding.device_id is None else OnDevice
+    in_flight: deque[tuple[Request, np.ndarray, tuple]] = deque()  # with the arrays, which DALI reads without a copy
     failed: list[Exception] = []
 
     def feed():
         try:
             for request, images in encoded:
-                crops = (array if array.dtype == np.float32 else array.astype(np.int32) for array in request.crops)
-                inputs = images, *crops, store.labels[request.numbers].astype(np.int64)
-                in_flight.append((request, inputs))
+                labels = store.labels[request.numbers].astype(np.int64)
+                inputs = kind.inputs(request, images, labels)
+                in_flight.append((request, labels, inputs))
                 yield inputs
         except Exception as error:  # DALI would forget the batches that it is at work on
             failed.append(error)
 
-    pipeline = graph(feed(), batch_size, decoding)
-    while True:
-        try:
-            images, labels = pipeline.run()
-        except StopIteration:
-            if failed:
-                raise failed[0] from None
-            return
-        except RuntimeError as error:
-            raise _undecodable(store, in_flight[0][0], graph, decoding, error) from None
-        in_flight.popleft()
-        yield Batch(images.as_tensor(), labels.as_tensor())
+    with kind(feed(), batch_size, decoding) as decoder:
+        while True:
+            try:
+                outputs = decoder.run()
+            except StopIteration:
+                if failed:
+                    raise failed[0] from None
+                return
+            except RuntimeError as error:
+                raise _undecodable(store, in_flight[0][0], decoding, error) from None
+            request, labels, _ = in_flight.popleft()
+            yield decoder.batch(outputs, request, labels)
 
 
-def _undecodable(
-    store: Store, request: Request, graph: Callable, decoding: dali.Decoding, error: RuntimeError
-) -> DataError:
+def _undecodable(store: Store, request: Request, decoding: dali.Decoding, error: RuntimeError) -> DataError:
     """The error that names the sample which DALI failed on; found by decoding each of the batch alone."""
     reason = str(error).partition("encountered:")[2].strip().partition("\n")[0] or str(error).partition("\n")[0]
     remedy = f"repair or remove it; to find all such files: hvd-imagenet data verify {store.path}"
     if len(request.numbers) == 1:
         return DataError(f"{store.name(request.numbers[0])}: cannot be decoded ({reason}); {remedy}")
     for i in range(len(request.numbers)):
-        alone = Request(request.numbers[i : i + 1], type(request.crops)(*(array[i : i + 1] for array in request.crops)))
+        alone = request.alone(i)
         try:
-            list(_decoded(store, [(alone, store.read(alone.numbers))], graph, 1, decoding))
+            list(_decoded(store, [(alone, store.read(alone.numbers))], 1, decoding))
         except DataError as found:
             return found
     return DataError(f"{store.path}: decoding samples {request.numbers.tolist()} failed ({reason})")

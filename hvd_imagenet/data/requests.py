@@ -16,25 +16,24 @@ from hvd_imagenet.policy import LargeBatchPolicy, StepPlan
 from hvd_imagenet.stream import SampleStream, Windows, augmenter, centre_crops, share
 
 
-class Regions(NamedTuple):
-    """Evaluation's part of each image: of a window, in pixels of the encoded image, a region between its pixels.
+class Request(NamedTuple):
+    """One batch as it is asked for.
 
     Attributes:
-        anchor, shape: of the window, all pixels that count; int64, shape (n, 2).
-        start, end: of the region, measured from the anchor; float32, shape (n, 2).
+        numbers: of the samples, shape (n,).
+        windows: the pixels of each image that count.
+        regions: what of each window is resized: top, left, bottom and right, measured from its anchor and between its
+            pixels, too; float64, shape (n, 4).
     """
 
-    anchor: np.ndarray
-    shape: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-
-
-class Request(NamedTuple):
-    """One batch as DALI is asked for it: sample numbers, shape (n,), and the part of each image that is taken."""
-
     numbers: np.ndarray
-    crops: Windows | Regions
+    windows: Windows
+    regions: np.ndarray
+
+    def alone(self, i: int) -> Request:
+        """The request for one of its samples only."""
+        one = slice(i, i + 1)
+        return Request(self.numbers[one], Windows(*(array[one] for array in self.windows)), self.regions[one])
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,12 @@ class TrainRequests:
         numbers = np.concatenate([part.numbers for part in parts])
         if not self._augment:
             return _centre_request(self.store, numbers, self.decoding)
-        windows = [
+        drawn = [
             self._augment(self._stream.seed, part.epoch, part.position, self.store.sizes(part.numbers))
             for part in parts
         ]
-        return Request(numbers, Windows(*map(np.concatenate, zip(*windows, strict=True))))
+        windows = Windows(*map(np.concatenate, zip(*drawn, strict=True)))
+        return Request(numbers, windows, np.concatenate([np.zeros(windows.shape.shape), windows.shape], 1))
 
 
 def spread(policy: LargeBatchPolicy, workers: int, ahead: int) -> int:
@@ -160,4 +160,5 @@ def _centre_request(store: Store, numbers: np.ndarray, decoding: Decoding) -> Re
     reach = np.maximum(scale, 1) + 1  # of the resizing filter, and a pixel for the rounding
     low = np.maximum(np.floor(start - reach), 0).astype(np.int64)
     high = np.minimum(np.ceil(end + reach), sizes).astype(np.int64)
-    return Request(numbers, Regions(low, high - low, (start - low).astype(np.float32), (end - low).astype(np.float32)))
+    windows = Windows(low, high - low, np.zeros(len(numbers), bool))
+    return Request(numbers, windows, np.concatenate([start - low, end - low], 1))
