@@ -16,7 +16,7 @@ from jobs import outside
 from runs import EPOCHS, GLOBAL, MICRO, SAMPLES, closest, metrics, train, weights
 
 from hvd_imagenet import checkpoint, cli, evaluation, settings
-from hvd_imagenet.data import dali
+from hvd_imagenet.data.decoders import OnHost
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.stream import share
 from hvd_imagenet.stream.augment import random_resized_crop
@@ -28,19 +28,17 @@ def taken(monkeypatch, image_folder):
     """What DALI takes, sample by sample: sample number (known by its bytes), window, mirror, label."""
     store = open_store(image_folder, "train")
     numbers = {hashlib.sha256(data).digest(): n for n, data in enumerate(store.read(np.arange(len(store))))}
-    samples, original = [], dali.windowed
+    samples, original = [], OnHost.inputs
 
-    def windowed(source, batch_size, decoding):
-        def tap():
-            for encoded, *rest in source:
-                for data, anchor, shape, mirror, label in zip(encoded, *rest, strict=True):
-                    number = numbers[hashlib.sha256(data).digest()]
-                    samples.append([number, *anchor.tolist(), *shape.tolist(), int(mirror), int(label)])
-                yield encoded, *rest
+    def inputs(request, encoded, labels):
+        given = original(request, encoded, labels)
+        for data, anchor, shape, mirror, label in zip(*given, request.windows.mirror, labels, strict=True):
+            number = numbers.get(hashlib.sha256(data).digest())
+            if number is not None:  # none of the validation images
+                samples.append([number, *anchor.tolist(), *shape.tolist(), int(mirror), int(label)])
+        return given
 
-        return original(tap(), batch_size, decoding)
-
-    monkeypatch.setattr(dali, "windowed", windowed)
+    monkeypatch.setattr(OnHost, "inputs", staticmethod(inputs))
     return samples
 
 
