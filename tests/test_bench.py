@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import random
 import tarfile
 import time
 
@@ -98,6 +99,20 @@ def batches(module, of):
     return importlib.import_module(f"hvd_imagenet.bench.loaders.{module}").batches(of)
 
 
+def test_crops_of_tensorflow_are_as_large_as_torchvisions():
+    """Of wide and of upright photos, and of such that most attempts do not fit into."""
+    tf_data, pil = (importlib.import_module(f"hvd_imagenet.bench.loaders.{name}") for name in ("tf_data", "pil"))
+    random.seed(0)
+    tf_data.tf.random.set_seed(0)
+    for height, width in ((375, 500), (500, 333), (100, 900)):
+        windows = [tf_data.window(tf_data.tf.constant([height, width])).numpy() for _ in range(1500)]
+        for top, left, h, w in windows:
+            assert 0 <= top < top + h <= height and 0 <= left < left + w <= width
+        areas = [h * w / (height * width) for _, _, h, w in windows]
+        expected = [w * h / (height * width) for _, _, w, h in (pil.window(width, height) for _ in range(6000))]
+        assert np.mean(areas) == pytest.approx(np.mean(expected), rel=0.05)
+
+
 def test_limits(image_folder, tmp_path):
     of = task(image_folder, tmp_path / "task")
     files = sorted((tmp_path / "task" / "train").glob("*/*"))
@@ -149,6 +164,8 @@ def test_what_is_not_installed(image_folder, monkeypatch, capsys):
         (["--rounds", "0"], "--rounds: 0; give a number above 0"),
         (["--seconds", "0"], "--seconds: 0.0; give a number above 0"),
         (["--json", "/nowhere/bench.json"], "--json: /nowhere/bench.json; its folder does not exist"),
+        (["--json", "/tmp"], "--json: /tmp; is a folder; give the name of a file"),
+        (["--batch", "51"], "--batch: 51; there are 50 photos that all can read"),
     ],
 )
 def test_bad_options(options, said, image_folder, capsys):

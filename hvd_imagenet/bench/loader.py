@@ -114,6 +114,8 @@ def run(options: Namespace) -> None:
         store, numbers = photos.chosen(options.data, options.images)
         shown = bar.add_task("laying out the photos", total=len(names) * (options.rounds + 1))
         count, shards = photos.lay_out(store, numbers, Path(folder), threads)
+        if count < options.batch:
+            raise SettingsError(f"--batch: {options.batch}; there are {count} photos that all can read: give no more")
         task = Task(folder, shards, threads, options.batch, options.resampling == "antialiased")
 
         def starting(name: str) -> None:
@@ -213,5 +215,7 @@ def _require_sensible(options: Namespace, threads: int, cores: int) -> None:
         raise SettingsError(f"--rounds: {options.rounds}; give a number above 0")
     if not options.seconds > 0:
         raise SettingsError(f"--seconds: {options.seconds}; give a number above 0")
+    if options.json and options.json.is_dir():
+        raise SettingsError(f"--json: {options.json}; is a folder; give the name of a file")
     if options.json and not options.json.resolve().parent.is_dir():
         raise SettingsError(f"--json: {options.json}; its folder does not exist")

@@ -2,8 +2,8 @@
  *
  * The arithmetic is that of Pillow, in which nearly all published results on ImageNet were made: the filter is widened
  * by the scale where it shrinks, weights have 22 bits behind the point, and what a row gives is rounded to 8 bits
- * before the columns are taken. All of it is in integers, so every CPU gives the same bits. Compilers vectorise these
- * loops as they stand, DALI's and Pillow's own are not vectorised.
+ * before the columns are taken. Pixels are counted in integers, so every CPU gives the same bits. GCC vectorises these
+ * loops as they stand, for whatever the CPU has; DALI's and Pillow's own are not vectorised.
  */
 #include <math.h>
 #include <stdint.h>
@@ -15,7 +15,7 @@
 #define CHANNELS 3
 #define BLOCK 64 /* values of a row at a time, which stay in registers */
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 12
 #define VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define VECTORISED

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 IMAGE_SIZE = 224
 AREA = (0.08, 1.0)  # of the image
 RATIO = (3 / 4, 4 / 3)  # width / height
+ATTEMPTS = 10  # to find such a part of an image; then all of it is taken
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 

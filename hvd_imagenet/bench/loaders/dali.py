@@ -13,7 +13,8 @@ from hvd_imagenet.bench.loaders import AREA, IMAGE_SIZE, MEAN, RATIO, STD, Task
 @pipeline_def(device_id=None)
 def graph(folder: str, antialiased: bool):
     encoded, labels = fn.readers.file(file_root=f"{folder}/train", random_shuffle=True, pad_last_batch=True)
-    images = fn.decoders.image_random_crop(encoded, device="cpu", random_area=AREA, random_aspect_ratio=RATIO)
+    crop = {"random_area": AREA, "random_aspect_ratio": RATIO}
+    images = fn.decoders.image_random_crop(encoded, device="cpu", adjust_orientation=False, **crop)
     images = fn.resize(images, size=[IMAGE_SIZE] * 2, interp_type=types.INTERP_LINEAR, antialias=antialiased)
     images = fn.crop_mirror_normalize(
         images,

@@ -9,10 +9,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from hvd_imagenet.bench.loaders import AREA, IMAGE_SIZE, RATIO
+from hvd_imagenet.bench.loaders import AREA, ATTEMPTS, IMAGE_SIZE, RATIO
 
 SIZE = (IMAGE_SIZE, IMAGE_SIZE)
-ATTEMPTS = 10
 
 
 def cropped(file: BinaryIO | str, antialiased: bool) -> np.ndarray:
