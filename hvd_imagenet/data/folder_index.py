@@ -48,7 +48,7 @@ def _stamp(root: Path, split: str, classes: list[str]) -> str:
 def _index(root: Path, files: list[str], labels: list[int]) -> SplitIndex:
     def row(number: int) -> tuple[int, int, int, int, int, int]:
         file = root / files[number]
-        return number, 0, file.stat().st_size, labels[number], *image_size(file, str(file))
+        return number, 0, file.stat().st_size, labels[number], *image_size(file)
 
     rows = in_threads(row, range(len(files)))
     console = Console(stderr=True)

@@ -93,7 +93,7 @@ class ShardTask:
         """
         report = ShardReport()
         change = functools.partial(shrunk, shorter_side=self.shorter_side, quality=self.quality)
-        images = usable(self.reader, self.items, report, *([change] if self.shorter_side else []))
+        images = usable(self.reader, self.items, report, change if self.shorter_side else None)
         self.shard.parent.mkdir(exist_ok=True)
         partial = self.shard.with_name(f"{self.shard.name}.{socket.gethostname()}-{os.getpid()}.partial")
         try:
