@@ -70,10 +70,11 @@ class ShardTask:
     quality: int
 
     def finished(self) -> ShardReport | None:
-        """The report of an earlier packing, if the shard is there."""
-        if not self.report.exists():
-            return None
-        report = ShardReport.load(self.report)
+        """The report of an earlier packing, if it and the shard are there."""
+        try:
+            report = ShardReport.load(self.report)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None  # none, or damaged: the shard is written again
         whole = not report.bytes or (self.shard.exists() and self.shard.stat().st_size == report.bytes)
         return report if whole else None
 
