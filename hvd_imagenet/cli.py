@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hvd_imagenet import __version__
-from hvd_imagenet.errors import RunError, SettingsError, StoppedError
+from hvd_imagenet.errors import RunError, SettingsError, StoppedError, in_one_line
 from hvd_imagenet.faults.status import JOB_STATUS, Ending, Status
 
 SUMMARY = """usage: hvd-imagenet COMMAND [OPTION ...]
@@ -211,13 +211,8 @@ def _say_last(error: RunError) -> None:
         time.sleep(TO_SAY_WHY_SECONDS)  # for the first worker, and its launcher, which ends all; unless it has no error
     if first or not error.settled:
         kind = "" if isinstance(error, StoppedError) else "error: "
-        print(f"hvd-imagenet: {kind}{_in_one_line(str(error))}", file=sys.stderr, flush=True)
+        print(f"hvd-imagenet: {kind}{in_one_line(str(error))}", file=sys.stderr, flush=True)
     _tell(Ending(error.exit_code, str(error), error.rank))
-
-
-def _in_one_line(message: str) -> str:
-    """A message whose names of files cannot break the line, nor the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def _tell(ending: Ending) -> None:

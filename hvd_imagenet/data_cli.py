@@ -6,6 +6,7 @@ import argparse
 import json
 from collections import Counter
 from concurrent.futures import Executor
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from hvd_imagenet.data.sources.opening import KNOWN, open_source
 from hvd_imagenet.data.store import Store, open_store
 from hvd_imagenet.data.verify import Verification
 from hvd_imagenet.data_progress import shown
-from hvd_imagenet.errors import DataError, SettingsError
+from hvd_imagenet.errors import DataError, SettingsError, in_one_line
 
 
 def main(arguments: list[str]) -> None:
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> None:
     packing.add_argument("--shard-size", metavar="MIB", type=_at_least_1, default=256,
                          help="images in a shard, in MiB as they come from SRC (default: %(default)s)")  # fmt: skip
     packing.add_argument("--limit", metavar="N", type=_at_least_1, help="take N images of each split, at random")
-    packing.add_argument("--max-rejects", metavar="SHARE", type=_share, default=0.001,
+    packing.add_argument("--max-rejects", metavar="SHARE", type=_share, default=Decimal("0.001"),
                          help="how many images may be left out (default: 0.1%%)")  # fmt: skip
     packing.add_argument(
         "--follow-links", action="store_true", help="take what links in SRC lead to outside of it, too"
@@ -108,21 +109,23 @@ def _quality(text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> float:
+def _share(text: str) -> Decimal:
     """A share such as 0.1% or 0.001."""
     try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text}; give a share such as 0.1%")
-    return share
+        share = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        if 0 <= share <= 1:
+            return share
+    except ArithmeticError:
+        pass  # no number
+    raise argparse.ArgumentTypeError(f"{text}; give a share such as 0.1%")
 
 
 def _pack_source(options: argparse.Namespace) -> None:
     if options.quality and not options.shorter_side:
         raise SettingsError("--quality: is that of reduced images; give --shorter-side, too, or leave it out")
     how = Options(options.shard_size * 2**20, options.shorter_side, options.quality or 95, options.limit)
+    if options.destination.resolve().is_relative_to(options.source.resolve()):
+        raise SettingsError(f"{options.destination}: lies in {options.source}, which is read; name another folder")
     with executor(options.workers) as pool:
         if pool:  # under mpirun, the first process sees to the work, and the others do it
             source = open_source(options.source, options.follow_links)
@@ -131,23 +134,26 @@ def _pack_source(options: argparse.Namespace) -> None:
 
 def _pack_fashion_mnist(options: argparse.Namespace) -> None:
     with executor(None) as pool:
-        _pack(FashionMnist(options.idx_dir), options.destination, pool, Options(), 0)
+        if pool:
+            _pack(FashionMnist(options.idx_dir), options.destination, pool, Options(), Decimal(0))
 
 
-def _pack(source: Source, destination: Path, pool: Executor, options: Options, max_rejects: float) -> None:
-    console = _console()
+def _pack(source: Source, destination: Path, pool: Executor, options: Options, max_rejects: Decimal) -> None:
     counts = {split: min(len(items), options.limit or len(items)) for split, items in source.splits.items()}
-    with shown(counts) as progress:
-        pack(source, destination, pool, options, max_rejects, progress)
+    try:
+        with shown(counts) as progress:
+            pack(source, destination, pool, options, max_rejects, progress)
+    except KeyboardInterrupt:
+        _say(f"{destination}: is not packed to its end; run the same command again to go on", stderr=True)
+        raise
     for name, what in ((REJECTS, "left out"), (ODDITIES, "unusual")):
         lines = [json.loads(line) for line in (destination / name).read_text().splitlines()]
-        _say_kinds(console, what, lines, sum(counts.values()), f"; see {destination / name}")
+        _say_kinds(what, lines, sum(counts.values()), f"; see {destination / name}")
     packed = ", ".join(f"{len(open_store(destination, split)):,} {split}" for split in counts)
-    console.print(f"{destination}: {packed} images in {len(source.classes)} classes", markup=False)
+    _say(f"{destination}: {packed} images in {len(source.classes)} classes")
 
 
 def _verify(options: argparse.Namespace) -> None:
-    console = _console()
     with executor(options.workers) as pool:
         if not pool:
             return
@@ -159,15 +165,15 @@ def _verify(options: argparse.Namespace) -> None:
     if options.o:
         _write_findings(options.o, found)
     for line in rejected:
-        console.print(f"{line['name']}: {line['reason']}", markup=False)
+        _say(f"{line['name']}: {line['reason']}")
     total = sum(verification.counts().values())
-    _say_kinds(console, "unusual", odd, total, f"; see {options.o}" if options.o else "; -o FILE lists them")
+    _say_kinds("unusual", odd, total, f"; see {options.o}" if options.o else "; -o FILE lists them")
     if rejected:
         raise DataError(
             f"{options.path}: {len(rejected):,} of {total:,} images cannot be used, as listed above; repair or remove "
             "them, or pack the rest"
         )
-    console.print(f"{options.path}: all {total:,} images can be used", markup=False)
+    _say(f"{options.path}: all {total:,} images can be used")
 
 
 def _write_findings(file: Path, found: dict[str, Report]) -> None:
@@ -180,26 +186,27 @@ def _write_findings(file: Path, found: dict[str, Report]) -> None:
         raise SettingsError(f"-o: {file}; cannot be written ({error.strerror})") from None
 
 
-def _say_kinds(console: Console, what: str, lines: list[dict], total: int, where: str) -> None:
+def _say_kinds(what: str, lines: list[dict], total: int, where: str) -> None:
     """How many images are rejected or unusual, and why: by the kind, without what differs from image to image."""
     kinds = Counter(kind.partition(":")[0] for line in lines for kind in line.get("oddities", [line.get("reason")]))
     listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common() if count < total)
     if listed:  # what all images are is not unusual
-        console.print(f"{what}: {len(lines):,} images ({listed}){where}", markup=False)
+        _say(f"{what}: {len(lines):,} images ({listed}){where}")
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+def _say(line: str, stderr: bool = False) -> None:
+    """Print a line that names of files and classes in it cannot break."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    console.print(in_one_line(line), markup=False)
 
 
 def _info(path: str) -> None:
-    console = _console()
     splits = {split: open_store(path, split) for split in ("train", "val")}
     classes = splits["train"].classes
     shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-    console.print(f"{path}: {len(classes)} classes ({shown})", markup=False)
+    _say(f"{path}: {len(classes)} classes ({shown})")
     for split, store in splits.items():
-        console.print(f"{split:>5}: {_describe(store)}", markup=False)
+        _say(f"{split:>5}: {_describe(store)}")
 
 
 def _describe(store: Store) -> str:

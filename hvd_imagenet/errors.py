@@ -1,4 +1,4 @@
-"""What can end a run, and the exit status of each (0 is a run that is done)."""
+"""What can end a run, the exit status of each (0 is a run that is done), and how it is said in one line."""
 
 from __future__ import annotations
 
@@ -63,3 +63,8 @@ class LostContactError(RunError):
     """An exchange with the other workers failed, because one of them is gone; which one, this worker cannot tell."""
 
     exit_code = 1
+
+
+def in_one_line(message: str) -> str:
+    """A message whose names of files cannot break the line, nor the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

@@ -83,9 +83,13 @@ BAD = {
         "cannot be decoded",
     ),
     "half.webp.jpg": (half(encoded(picture(), "WEBP")), "damaged|cannot|not an image"),
-    "animation.jpg": (encoded(picture(), "GIF"), "does not read: GIF"),
-    "icon.jpg": (encoded(picture(32, 32), "ICO"), "does not read: ICO"),
-    "avif.jpg": (encoded(picture(), "AVIF"), "does not read: AVIF"),
+    "animation.jpg": (encoded(picture(), "GIF"), "not decoded: GIF .convert it to JPEG or PNG."),
+    "icon.jpg": (encoded(picture(32, 32), "ICO"), "not decoded: ICO"),
+    "avif.jpg": (encoded(picture(), "AVIF"), "not decoded: AVIF"),
+    "damaged-avif.jpg": (encoded(picture(), "AVIF").replace(b"pitm", b"xitm"), "damaged header|not decoded"),
+    "tiff.jpg": (encoded(picture(), "TIFF", exif=exif(6)), "not decoded: TIFF"),
+    "portable.jpg": (half(encoded(picture(), "PPM")), "not decoded: PPM"),
+    "jpeg-2000.jpg": (encoded(picture(), "JPEG2000"), "not decoded: JPEG2000"),
     "drawing.jpg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
     "document.jpg": (encoded(picture(), "PDF"), "not an image"),
     "archive.jpg": (b"PK\x03\x04" + NOISE[:2000], "not an image"),
@@ -121,7 +125,6 @@ ODD = {
     "see-through.png": (encoded(picture().convert("RGBA"), "PNG"), "transparency, ignored"),
     "webp.jpg": (encoded(picture(), "WEBP"), "WEBP under a name that ends in .jpg"),
     "bitmap.jpg": (encoded(picture(), "BMP"), "BMP under a name that ends in .jpg"),
-    "tiff.jpg": (encoded(picture(), "TIFF"), "TIFF under a name that ends in .jpg"),
 }
 
 # What can be used, and is not unusual.

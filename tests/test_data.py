@@ -113,6 +113,10 @@ def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(folder, tmp_pat
         ),
         (lambda root: (root / "train" / "class0" / "00000.jpg").write_bytes(b""), "00000.jpg: not an image"),
         (lambda root: (root / "train" / "class0" / "00000.jpg").write_text("<html>"), "00000.jpg: not an image"),
+        (
+            lambda root: Image.new("RGB", (9, 9)).save(root / "train" / "class0" / "00000.jpg", "TIFF"),
+            r"00000.jpg: of a format that is not decoded: TIFF \(convert it to JPEG or PNG\); repair or remove it",
+        ),
     ],
 )
 def test_bad_folders(folder, damage, message):

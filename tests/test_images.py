@@ -1,6 +1,7 @@
 """Which images can be used, what is odd about them, and what is said of the others."""
 
 import io
+import os
 import re
 
 import numpy as np
@@ -9,17 +10,18 @@ from bad_images import BAD, GOOD, ODD, PHOTO, header_of_another_height
 from data_sets import encoded, picture
 from PIL import Image
 
+from hvd_imagenet.data.packing import decodable, examining
 from hvd_imagenet.data.packing.decodable import findings
 from hvd_imagenet.data.packing.examining import Report, usable
 from hvd_imagenet.data.packing.images import Unusable, examine, shrunk
 from hvd_imagenet.data.sources import Item
 
 
-def looked_at(**files):
+def looked_at(change=None, **files):
     """The report on files of these names, and those that can be used, by name."""
     items = [Item(name, number, len(data), (data,)) for number, (name, data) in enumerate(files.items())]
     report = Report()
-    found = {items[u.number].name: u.image for u in usable(lambda item: item.place[0], items, report)}
+    found = {items[u.number].name: u.image for u in usable(lambda item: item.place[0], items, report, change)}
     return report, found
 
 
@@ -111,6 +113,52 @@ def test_shrunk_images_look_the_same():
 def test_a_lower_quality_takes_fewer_bytes():
     image = examine(PHOTO, "x.jpg")
     assert len(shrunk(image, 100, 50).data) < len(shrunk(image, 100, 95).data)
+
+
+def test_an_image_too_long_for_a_jpeg_is_kept():
+    for width, expected in ((65_500 * 2, 65_500), (65_501 * 2, 65_501 * 2)):
+        image = examine(encoded(Image.new("RGB", (width, 100)), "PNG"), "x.png")
+        assert shrunk(image, 50, 95).width == expected
+
+
+def test_images_are_decoded_before_they_are_shrunk():
+    names = {"hole.jpg": ODD["hole.jpg"][0], "half.jpg": BAD["half.jpg"][0], "photo.jpg": PHOTO, "dot.jpg": PHOTO}
+    report, found = looked_at(lambda image: shrunk(image, 100, 95), **names)
+    assert [line["name"] for line in report.odd] == ["hole.jpg"]
+    assert report.odd[0]["oddities"] == looked_at(**names)[0].odd[0]["oddities"]
+    assert report.rejected == looked_at(**names)[0].rejected
+    assert {(image.height, image.width) for image in found.values()} == {(100, 133)}
+
+
+def test_what_a_change_cannot_use_and_what_it_leaves_as_it_is():
+    def change(image):
+        if image.height == 375:
+            raise Unusable("too beautiful")
+        return image
+
+    hole = ODD["extraneous.jpg"][0]
+    report, found = looked_at(change, **{"a.jpg": PHOTO, "grey.jpg": ODD["grey.jpg"][0]})
+    assert [line["reason"] for line in report.rejected] == ["too beautiful"] and list(found) == ["grey.jpg"]
+    assert looked_at(lambda image: image, **{"x.jpg": hole})[0].odd == looked_at(**{"x.jpg": hole})[0].odd
+
+
+def test_no_more_is_in_memory_than_so_many_images_and_so_many_bytes(monkeypatch):
+    monkeypatch.setattr(examining, "AT_ONCE", 3)
+    monkeypatch.setattr(examining, "BYTES_AT_ONCE", 100)
+
+    def parts(*lengths):
+        return list(examining._parts([Item("", 0, length, ()) for length in lengths]))
+
+    assert parts(1, 1, 1, 1) == [(0, 3), (3, 4)]
+    assert parts(50, 50, 1) == [(0, 2), (2, 3)] and parts(50, 51) == [(0, 1), (1, 2)]
+    assert parts(500, 500, 1) == [(0, 1), (1, 2), (2, 3)]
+    assert parts() == []
+
+
+def test_reasons_hold_no_times():
+    with decodable._caught_stderr() as said:
+        os.write(2, b"\x1b[31m[ERROR:0@0.016] global loadsave.cpp:1409 imdecode_ imdecode: no data\n")
+        assert said() == "imdecode: no data"
 
 
 def test_16_bit_images_are_not_shrunk_but_kept():

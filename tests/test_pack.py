@@ -7,14 +7,18 @@ import re
 import shutil
 import subprocess
 import tarfile
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from bad_images import BAD, ODD
 from data_sets import Here, encoded, files_of, packed_folder, picture
 
-from hvd_imagenet.data.pack import Options, pack
+from hvd_imagenet.data.pack import Options, _require_few_rejects, pack
+from hvd_imagenet.data.packing import workplace
+from hvd_imagenet.data.packing.shards import ShardReport
 from hvd_imagenet.data.sources.folder import ImageFolder
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.errors import DataError, SettingsError
@@ -237,11 +241,81 @@ def test_a_finished_set_is_left_as_it_is(image_folder, tmp_path):
 def test_going_on_needs_the_same_source_and_options(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pack(ImageFolder(folder), tmp_path / "packed", Interrupted(1), Options(shard_bytes=SMALL))
-    with pytest.raises(SettingsError, match="was begun with another source or other options; give the same, or remove"):
+    with pytest.raises(SettingsError, match="was begun with another source or other options, or"):
         packed_folder(folder, tmp_path / "packed")
     next(folder.glob("val/class1/*")).unlink()
     with pytest.raises(SettingsError, match="was begun with another source or other options"):
         packed_folder(folder, tmp_path / "packed", shard_bytes=SMALL)
+
+
+def test_a_source_that_has_changed_since_is_not_gone_on_with(folder, tmp_path):
+    (image,) = folder.glob("train/class0/00000.jpg")
+    good = image.read_bytes()
+    image.write_bytes(b"x" * len(good))
+    with pytest.raises(DataError, match="00000.jpg: not an image"):
+        packed_folder(folder, tmp_path / "packed")
+    image.write_bytes(good)
+    os.utime(image, ns=(0, 1))
+    with pytest.raises(SettingsError, match="or the source has changed since; give the same, or remove it"):
+        packed_folder(folder, tmp_path / "packed")
+    expected = packed_folder(folder, tmp_path / "again")
+    os.utime(image, ns=(0, 2))
+    assert files_of(packed_folder(folder, tmp_path / "later")) == files_of(expected)
+    packed_folder(folder, expected)  # a finished set does not mind
+
+
+def test_the_plan_is_written_under_the_lock(tmp_path, monkeypatch):
+    first, second = (workplace.Workplace(tmp_path / "packed", {"of": name}, "") for name in "ab")
+    write, claimed = workplace.write_whole, first.claimed()
+
+    def meanwhile(path, data):
+        monkeypatch.setattr(workplace, "write_whole", write)
+        assert claimed.__enter__()  # as the other is about to write
+        write(path, data)
+
+    monkeypatch.setattr(workplace, "write_whole", meanwhile)
+    with pytest.raises(SettingsError, match="is being packed by another process"), second.claimed():
+        pytest.fail("two have it")
+
+
+def test_a_set_finished_by_another_meanwhile_is_left_as_it_is(image_folder, tmp_path):
+    packed = packed_folder(image_folder, tmp_path / "packed")
+    before = files_of(packed)
+    (packed / ".packing").mkdir()  # killed between its last two acts
+    (packed / ".packing" / "plan.json").touch()
+    packed_folder(image_folder, packed)
+    assert files_of(packed) == before
+
+
+def test_damaged_notes(image_folder, tmp_path):
+    expected = files_of(packed_folder(image_folder, tmp_path / "at-once", shard_bytes=SMALL))
+    with pytest.raises(KeyboardInterrupt):
+        pack(ImageFolder(image_folder), tmp_path / "packed", Interrupted(2), Options(shard_bytes=SMALL))
+    plan = tmp_path / "packed" / ".packing" / "plan.json"
+    whole = plan.read_bytes()
+    plan.write_bytes(b"")
+    with pytest.raises(SettingsError, match=rf"plan.json: unreadable; remove {tmp_path / 'packed'} and begin again"):
+        packed_folder(image_folder, tmp_path / "packed", shard_bytes=SMALL)
+    plan.write_bytes(whole)
+    (plan.parent / "train-000000.json").write_bytes(b"")
+    packed_folder(image_folder, tmp_path / "packed", shard_bytes=SMALL)
+    assert files_of(tmp_path / "packed") == expected
+
+
+@pytest.mark.parametrize(
+    ("bad", "of", "share", "said"),
+    [(29, 100, "0.29", None), (29, 100, "0.2899", "--max-rejects 29.00%"), (3, 1, "0", "none of the images of val"),
+     (1, 16, "0.06", "--max-rejects 6.25%"), (2, 30_000, "0", "--max-rejects 0.01%")],
+)  # fmt: skip
+def test_shares_of_rejects_are_exact(bad, of, share, said, tmp_path):
+    report = ShardReport(rejected=[{"name": "x", "reason": "empty"}] * bad)
+    report.rows = np.zeros((max(0, of - bad), 5))
+    tasks = {"val": [SimpleNamespace(items=[None] * of)]}
+    if said is None:
+        _require_few_rejects(tmp_path, tasks, {"val": [report]}, Decimal(share))
+        return
+    with pytest.raises(DataError, match=said):
+        _require_few_rejects(tmp_path, tasks, {"val": [report]}, Decimal(share))
 
 
 def test_two_cannot_pack_into_one_folder(image_folder, tmp_path):
@@ -265,7 +339,7 @@ def test_a_file_that_is_gone_when_its_turn_comes(folder, tmp_path):
 def test_too_little_space_is_said_before_any_work(image_folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match="0.0 GiB are free, 0.0 are needed; free some space"):
+    with pytest.raises(DataError, match=r"1.0 kB are free, \d\d.\d kB are needed; free some space"):
         packed_folder(image_folder, tmp_path / "packed")
     assert not list(tmp_path.rglob("*.tar"))
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tarfile
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from imagenet_sets import samples
 from jobs import PYTHON, mpi, outside
 
 from hvd_imagenet import cli, data_cli
+from hvd_imagenet.data.packing.workers import executor
 from hvd_imagenet.data.sources.imagenet import KAGGLE, TRAIN, VAL
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample.tar"
@@ -109,7 +111,8 @@ def test_processes_are_not_to_be_counted_twice(monkeypatch, capfd):
 @pytest.mark.parametrize(
     "options",
     [["--limit", "0"], ["--workers", "two"], ["--shard-size", "-1"], ["--shorter-side", "0"], ["--max-rejects", "2"],
-     ["--max-rejects", "some"], ["--shorter-side", "9", "--quality", "101"], ["--quality", "90"]],
+     ["--max-rejects", "some"], ["--max-rejects", "nan"], ["--shorter-side", "9", "--quality", "101"],
+     ["--quality", "90"]],
 )  # fmt: skip
 def test_options_that_make_no_sense(options, tmp_path, capfd):
     assert cli.main(["data", "pack", str(tmp_path), str(tmp_path / "packed"), *options]) == 2
@@ -118,7 +121,7 @@ def test_options_that_make_no_sense(options, tmp_path, capfd):
 
 @pytest.mark.parametrize(("text", "share"), [("0.1%", 0.001), ("0.5", 0.5), ("100%", 1), ("0", 0), ("1", 1)])
 def test_shares(text, share):
-    assert data_cli._share(text) == pytest.approx(share, abs=1e-15)
+    assert data_cli._share(text) == Decimal(str(share))
 
 
 def test_interrupted(photos, tmp_path):
@@ -126,7 +129,33 @@ def test_interrupted(photos, tmp_path):
     wait_for(process, tmp_path / "packed", "train/*.partial")
     process.send_signal(signal.SIGINT)
     said = output(process)
-    assert process.returncode == 130 and said.splitlines() == ["hvd-imagenet: ended by SIGINT"]
+    assert process.returncode == 130
+    told = f"{tmp_path / 'packed'}: is not packed to its end; run the same command again to go on"
+    assert said.splitlines() == [told, "hvd-imagenet: ended by SIGINT"]
+
+
+def test_workers_end_at_once_when_their_work_is_not_wanted_any_more():
+    with pytest.raises(KeyboardInterrupt), executor(1) as pool:
+        future = pool.submit(time.sleep, 60)
+        while not future.running():
+            time.sleep(0.01)
+        time.sleep(1)  # it has begun
+        began = time.monotonic()
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("below", ["", "packed", "train/class0/packed"])
+def test_the_destination_cannot_be_in_the_source(below, image_folder, capfd):
+    assert cli.main(["data", "pack", str(image_folder), str(image_folder / below)]) == 2
+    assert f"lies in {image_folder}, which is read; name another folder" in capfd.readouterr().err
+    assert cli.main(["data", "pack", str(image_folder / "nothing"), str(image_folder / "none")]) == 3
+
+
+def test_fashion_mnist_under_mpirun(tmp_path):
+    command = [*mpi(2), *PYTHON, "data", "fashion-mnist", tmp_path / "packed", "--idx-dir", tmp_path]
+    done = subprocess.run(list(map(str, command)), env=outside(), capture_output=True, text=True, timeout=90)
+    assert "ubyte.gz: not found" in done.stderr and "Traceback" not in done.stderr and done.returncode == 3
 
 
 def test_a_process_that_the_system_kills(photos, tmp_path):

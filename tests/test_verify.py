@@ -82,6 +82,28 @@ def test_a_byte_that_flips_in_the_index(packed):
         verified(packed)
 
 
+def test_a_class_of_another_name(packed):
+    file = packed / "dataset.json"
+    file.write_text(file.read_text().replace('"class1"', '"class2"'))
+    with pytest.raises(DataError, match=r"dataset.json: its classes are not those of .*index.npz, as it was packed"):
+        verified(packed)
+
+
+def test_what_is_not_packed_to_its_end_is_no_set_of_shards(packed):
+    (packed / ".packing").mkdir()
+    (packed / "dataset.json").unlink()
+    with pytest.raises(DataError, match="packed: is not packed to its end; run the same command again to go on"):
+        verified(packed)
+
+
+def test_names_that_a_terminal_should_not_see(folder, capfd):
+    for name in (b"\xff.jpg", b"red\x1b[31m\n.jpg"):
+        (folder / "train" / "class0" / os.fsdecode(name)).write_bytes(b"")
+    assert cli.main(["data", "verify", str(folder), "--workers", "1"]) == 3
+    out, _ = capfd.readouterr()
+    assert r"/\udcff.jpg: empty: 0 bytes" in out and r"/red\x1b[31m\n.jpg: empty: 0 bytes" in out
+
+
 def test_the_command_lists_what_cannot_be_used_and_ends_with_3(folder, tmp_path, capfd):
     (folder / "train" / "class0" / "bad [red].jpg").write_bytes(b"")
     (folder / "train" / "class0" / "grey.jpg").write_bytes(ODD["grey.jpg"][0])

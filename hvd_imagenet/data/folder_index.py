@@ -14,7 +14,7 @@ from hvd_imagenet.data.index import SplitIndex, image_size
 from hvd_imagenet.data.sources.folder import class_names, image_files, in_threads
 from hvd_imagenet.errors import DataError
 
-FORMAT = 2  # of the kept index, and of the order of its samples
+FORMAT = 3  # of the kept index, the order of its samples, and which files may be among them
 WORTH_A_BAR = 10_000  # images; fewer are indexed before a bar could be read
 
 
@@ -48,7 +48,7 @@ def _stamp(root: Path, split: str, classes: list[str]) -> str:
 def _index(root: Path, files: list[str], labels: list[int]) -> SplitIndex:
     def row(number: int) -> tuple[int, int, int, int, int, int]:
         file = root / files[number]
-        return number, 0, file.stat().st_size, labels[number], *image_size(file, str(file))
+        return number, 0, file.stat().st_size, labels[number], *image_size(file)
 
     rows = in_threads(row, range(len(files)))
     console = Console(stderr=True)

@@ -9,11 +9,10 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from hvd_imagenet.data.packing.images import Unusable, opened
 from hvd_imagenet.errors import DataError
 
 AT_ONCE = 2**18  # samples
@@ -115,16 +114,16 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def image_size(file: BinaryIO | Path, name: str) -> tuple[int, int]:
-    """Height and width that an encoded image states in its header; no more than the header is read.
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width that an image's file states in its header; no more than the header is read.
 
     Raises:
-        DataError: it has no readable header.
+        DataError: it has no readable header, or is of a format that is not decoded.
+        OSError: it cannot be read.
     """
     try:
-        with Image.open(file) as image:
+        with path.open("rb") as file:
+            image, _ = opened(file)
             return image.height, image.width
-    except UnidentifiedImageError:
-        raise DataError(f"{name}: not an image; repair or remove it") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: not an image ({error}); repair or remove it") from None
+    except Unusable as error:
+        raise DataError(f"{path}: {error}; repair or remove it") from None

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hvd_imagenet.data.packing.shards import ShardReport, ShardTask
 from hvd_imagenet.data.packing.tasks import Progress, done
 from hvd_imagenet.data.packing.workplace import Workplace
 from hvd_imagenet.data.sources import Item, Reader, Source
+from hvd_imagenet.data.sources.folder import in_threads
 from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import DataError
 from hvd_imagenet.stream import shuffled
@@ -49,7 +51,7 @@ def pack(
     destination: Path,
     executor: Executor,
     options: Options = Options(),  # noqa: B008
-    max_rejects: float = 0.001,
+    max_rejects: Decimal | float = Decimal("0.001"),  # noqa: B008
     progress: Progress = lambda split, images, rejected: None,
 ) -> None:
     """Write a source as a packed data set; where that has been begun and cut short, go on with it.
@@ -68,7 +70,7 @@ def pack(
         DataError: the source is damaged, the disk full, or too many images cannot be decoded.
     """
     chosen = {split: _chosen(split, items, options.limit) for split, items in source.splits.items()}
-    workplace = Workplace(destination, _identity(source, chosen, options))
+    workplace = Workplace(destination, _identity(source, chosen, options), _state(source, chosen))
     with workplace.claimed() as unfinished:
         if not unfinished:
             return
@@ -101,6 +103,22 @@ def _identity(source: Source, chosen: dict[str, list[Item]], options: Options) -
     return {"source": source.description, "items": digest.hexdigest(), "options": dataclasses.asdict(options)}
 
 
+def _state(source: Source, chosen: dict[str, list[Item]]) -> str:
+    """A digest of when the source's files were changed: one may be repaired and be as long as before."""
+    files = dict.fromkeys(source.reader.file(item) for items in chosen.values() for item in items)
+    digest = hashlib.sha256()
+    for changed in in_threads(_changed, list(files)):
+        digest.update(b"%d " % changed)
+    return digest.hexdigest()
+
+
+def _changed(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); repair or remove it") from None
+
+
 def _tasks(
     workplace: Workplace, reader: Reader, split: str, items: list[Item], options: Options
 ) -> Iterator[ShardTask]:
@@ -122,6 +140,7 @@ def _cuts(items: list[Item], shard_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def _bytes_left(tasks: dict[str, list[ShardTask]]) -> int:
+    """Of the images that are not packed yet."""
     left = [task for found in tasks.values() for task in found if not task.report.exists()]
     return sum(item.length for task in left for item in task.items)
 
@@ -131,7 +150,7 @@ def _finish(
     source: Source,
     tasks: dict[str, list[ShardTask]],
     reports: dict[str, list[ShardReport]],
-    max_rejects: float,
+    max_rejects: Decimal | float,
 ) -> None:
     """Write what is told of all shards together; ``dataset.json`` last, which makes a data set of them."""
     folder = workplace.folder
@@ -145,25 +164,21 @@ def _finish(
 
 
 def _require_few_rejects(
-    folder: Path, tasks: dict[str, list[ShardTask]], reports: dict[str, list[ShardReport]], max_rejects: float
+    folder: Path, tasks: dict[str, list[ShardTask]], reports: dict[str, list[ShardReport]], max_rejects: Decimal | float
 ) -> None:
+    for split, found in reports.items():
+        if not any(len(report.rows) for report in found):
+            raise DataError(f"{folder / REJECTS}: none of the images of {split} can be used; is it the right source?")
     rejected = [line for found in reports.values() for report in found for line in report.rejected]
     total = sum(len(task.items) for found in tasks.values() for task in found)
     if len(rejected) > max_rejects * total:
         first = rejected[0]
+        enough = -(-10_000 * len(rejected) // total)  # hundredths of a per cent, rounded up
         raise DataError(
             f"{folder / REJECTS}: {len(rejected):,} of {total:,} images cannot be used ({len(rejected) / total:.2%}), "
             f"such as {first['name']}: {first['reason']}; repair them and pack into another folder, or to leave them "
-            f"out, run the same command again with --max-rejects {_above(len(rejected) / total)}"
+            f"out, run the same command again with --max-rejects {enough / 100:.2f}%"
         )
-    for split, found in reports.items():
-        if not any(len(report.rows) for report in found):
-            raise DataError(f"{folder / REJECTS}: none of the images of {split} can be used; is it the right source?")
-
-
-def _above(share: float) -> str:
-    """A share in per cent, rounded up."""
-    return f"{int(share * 10_000) / 100 + 0.01:.2f}%"
 
 
 def _write_index(folder: Path, split: str, source: Source, tasks: list[ShardTask], reports: list[ShardReport]) -> Split:

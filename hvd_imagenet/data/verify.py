@@ -100,6 +100,9 @@ class Verification:
         if _checksum(file) != data_set.splits[split].index_sha256:
             raise DataError(f"{file}: {CHANGED}; make the data set again")
         index, first = SplitIndex.load(file), 0
+        if index.contents(data_set.classes) != data_set.splits[split].contents:
+            name = path / description.NAME
+            raise DataError(f"{name}: its classes are not those of {file}, as it was packed; make the data set again")
         for shard in data_set.splits[split].shards:
             numbers = range(first, first + shard.samples)
             items = [

@@ -15,6 +15,8 @@ from nvidia.dali import Pipeline, fn, pipeline_def
 
 from hvd_imagenet.data.packing.images import Examined
 
+_NOISE = re.compile(r"\x1b\[[\d;]*m|\[\w+:\d+@[\d.]+\] global \S+ \S+ ")  # colours; OpenCV's time and place
+
 
 class Finding(NamedTuple):
     """What the decoder makes of an image: why it cannot decode it (None: it can), and what it warns of."""
@@ -76,11 +78,11 @@ def _caught_stderr() -> Iterator[Callable[[], str | None]]:
         os.dup2(file.fileno(), 2)
 
         def said() -> str | None:
-            """The last line since it was asked before, without colours and the name of who wrote it."""
+            """The last line since it was asked before, without colours, times and the name of who wrote it."""
             written = os.pread(file.fileno(), 2**16, 0).decode(errors="replace")
             os.truncate(file.fileno(), 0)
             os.lseek(file.fileno(), 0, os.SEEK_SET)
-            lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in written.splitlines() if line.strip()]
+            lines = [_NOISE.sub("", line) for line in written.splitlines() if line.strip()]
             return lines[-1].rpartition(" - ")[2].removeprefix("Corrupt JPEG data: ").strip() if lines else None
 
         try:

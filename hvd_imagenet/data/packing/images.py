@@ -5,22 +5,21 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-# What the decoder reads: Pillow's name of a format -> how such files' names end.
+# Pillow's name of a format -> how such files' names end. The decoder reads TIFF, JPEG 2000 and PNM, too, but a damaged
+# one can end the process, in training as well, and TIFFs it turns by their orientation, unasked.
 FORMATS = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
     "PNG": ("png",),
     "WEBP": ("webp",),
     "BMP": ("bmp",),
-    "TIFF": ("tif", "tiff"),
-    "PPM": ("ppm", "pgm", "pnm"),
-    "JPEG2000": ("jp2",),
 }
 ENDINGS = {ending for endings in FORMATS.values() for ending in endings}
 LARGEST = 2**27  # pixels; 400 MB when decoded
+LONGEST = 65_500  # pixels of a side of a JPEG
 LARGE = 10_000_000  # pixels; takes 20 times as long as a usual photo of ImageNet
 JUNK = 64  # bytes that may stand before an image; more is a document with an image in it
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -55,63 +54,75 @@ def examine(data: bytes, name: str) -> Examined:
         name: of its file, whose ending should be that of its format.
 
     Raises:
-        Unusable: it is empty, no image, of a format that the decoder does not read, too large, or damaged.
+        Unusable: it is empty, no image, of a format that is not decoded, too large, or damaged.
     """
     oddities = []
     start = data.find(_JPEG_START, 1, JUNK) if not data.startswith(_JPEG_START) else 0
     try:
-        image, kind = _opened(data)
+        image, kind = _recognised(data)
     except Unusable:
         if start <= 0:
             raise
         data = data[start:]
-        image, kind = _opened(data)
+        image, kind = _recognised(data)
         oddities.append(f"{start} extraneous bytes before the image, left out")
     if image.width * image.height > LARGEST:
         raise Unusable(f"too large: {image.width} x {image.height} pixels")
     return Examined(data, FORMATS[kind][0], image.height, image.width, oddities + _oddities(image, kind, data, name))
 
 
+def opened(file: BinaryIO) -> tuple[Image.Image, str]:
+    """An image of which no more than the header has been read, and the name of its format.
+
+    Raises:
+        Unusable: it has no readable header, or is of a format that is not decoded.
+    """
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        raise Unusable("not an image") from None
+    except Image.DecompressionBombError:
+        raise Unusable("too large: more than 179 million pixels") from None
+    except Exception as error:  # whatever a parser makes of damaged bytes
+        raise Unusable(f"damaged header: {error}") from None
+    kind = "JPEG" if image.format == "MPO" else image.format  # several JPEGs in one file; the first one counts
+    if kind not in FORMATS:
+        raise Unusable(f"of a format that is not decoded: {kind} (convert it to JPEG or PNG)")
+    return image, kind
+
+
 def shrunk(image: Examined, shorter_side: int, quality: int) -> Examined:
-    """An image with its shorter side reduced to that many pixels, as a JPEG; one that is small enough stays as it is.
+    """An image with its shorter side reduced to that many pixels, as a JPEG.
+
+    One that is small enough stays as it is, as does one of more than 8 bits, which only the decoder knows how to read,
+    and one that would still be too long for a JPEG.
 
     Raises:
         Unusable: it cannot be decoded.
     """
     shorter = min(image.height, image.width)
-    opened = Image.open(io.BytesIO(image.data))
-    if shorter <= shorter_side or opened.mode.startswith(("I", "F")):  # more than 8 bits: only the decoder knows how
-        return image
     width, height = (max(shorter_side, round(side * shorter_side / shorter)) for side in (image.width, image.height))
+    encoded = Image.open(io.BytesIO(image.data))
+    if shorter <= shorter_side or encoded.mode.startswith(("I", "F")) or max(width, height) > LONGEST:
+        return image
     try:
-        pixels = opened if opened.mode in ("L", "RGB") else opened.convert("RGB")
+        pixels = encoded if encoded.mode in ("L", "RGB") else encoded.convert("RGB")
         resized = pixels.resize((width, height), Image.Resampling.BICUBIC)
     except (OSError, SyntaxError, ValueError) as error:
         raise Unusable(f"cannot be decoded: {error}") from None
-    encoded = io.BytesIO()
-    resized.save(encoded, "JPEG", quality=quality)
-    return Examined(encoded.getvalue(), FORMATS["JPEG"][0], height, width, image.oddities)
+    file = io.BytesIO()
+    resized.save(file, "JPEG", quality=quality)
+    return Examined(file.getvalue(), FORMATS["JPEG"][0], height, width, image.oddities)
 
 
-def _opened(data: bytes) -> tuple[Image.Image, str]:
+def _recognised(data: bytes) -> tuple[Image.Image, str]:
     if not data:
         raise Unusable("empty: 0 bytes")
     if re.match(rb"\s*<(!doctype|html|head|body|\?xml)", data[:256], re.IGNORECASE):
         raise Unusable("a web page, no image")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images, and of EXIF data: both are looked at here
-            image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        raise Unusable("not an image") from None
-    except Image.DecompressionBombError:
-        raise Unusable("too large: more than 179 million pixels") from None
-    except (OSError, ValueError, SyntaxError, TypeError, IndexError) as error:
-        raise Unusable(f"damaged header: {error}") from None
-    kind = "JPEG" if image.format == "MPO" else image.format  # several JPEGs in one file; the first one counts
-    if kind not in FORMATS:
-        raise Unusable(f"of a format that the decoder does not read: {kind}")
-    return image, kind
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large images, and of EXIF data: both are looked at here
+        return opened(io.BytesIO(data))
 
 
 def _oddities(image: Image.Image, kind: str, data: bytes, name: str) -> list[str]:

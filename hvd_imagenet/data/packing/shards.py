@@ -70,10 +70,11 @@ class ShardTask:
     quality: int
 
     def finished(self) -> ShardReport | None:
-        """The report of an earlier packing, if the shard is there."""
-        if not self.report.exists():
-            return None
-        report = ShardReport.load(self.report)
+        """The report of an earlier packing, if it and the shard are there."""
+        try:
+            report = ShardReport.load(self.report)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None  # none, or damaged: the shard is written again
         whole = not report.bytes or (self.shard.exists() and self.shard.stat().st_size == report.bytes)
         return report if whole else None
 
@@ -93,7 +94,7 @@ class ShardTask:
         """
         report = ShardReport()
         change = functools.partial(shrunk, shorter_side=self.shorter_side, quality=self.quality)
-        images = usable(self.reader, self.items, report, *([change] if self.shorter_side else []))
+        images = usable(self.reader, self.items, report, change if self.shorter_side else None)
         self.shard.parent.mkdir(exist_ok=True)
         partial = self.shard.with_name(f"{self.shard.name}.{socket.gethostname()}-{os.getpid()}.partial")
         try:

@@ -44,8 +44,10 @@ def done(tasks: dict[str, list[Task]], executor: Executor, progress: Progress) -
                 if reports[split][number] is None:
                     waiting[executor.submit(_run, task)] = split, number
         while True:
+            running = {place for future, place in waiting.items() if future.running()}
             for split, found in tasks.items():
-                progress(split, *_far(found, reports[split]))
+                counted = sum(task.counted() for number, task in enumerate(found) if (split, number) in running)
+                progress(split, *_far(found, reports[split], counted))
             if not waiting:
                 return reports
             for future in wait(waiting, LOOK_SECONDS, FIRST_COMPLETED).done:
@@ -65,10 +67,8 @@ def _run(task: Task) -> Report:
     return task.run()
 
 
-def _far(tasks: list[Task], reports: list[Report | None]) -> tuple[int, int]:
-    """How many images of these tasks are done, about, and how many rejected."""
-    images, rejected = 0, 0
-    for task, report in zip(tasks, reports, strict=True):
-        images += len(task.items) if report else task.counted()
-        rejected += len(report.rejected) if report else 0
-    return images, rejected
+def _far(tasks: list[Task], reports: list[Report | None], counted: int) -> tuple[int, int]:
+    """How many images of these tasks are done, with those counted of unfinished ones, and how many rejected."""
+    finished = [(task, report) for task, report in zip(tasks, reports, strict=True) if report]
+    images = sum(len(task.items) for task, _ in finished)
+    return images + counted, sum(len(report.rejected) for _, report in finished)

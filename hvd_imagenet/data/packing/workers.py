@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 
 from hvd_imagenet.errors import SettingsError
 
@@ -54,19 +55,26 @@ def executor(workers: int | None) -> Iterator[Executor | None]:
 @contextmanager
 def _processes(count: int) -> Iterator[Executor]:
     # Spawned: the decoder's threads do not survive a fork.
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _end_with_parent)
+    context = multiprocessing.get_context("spawn")
+    watched, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(count, context, _end_with_parent, (watched,))
     try:
         yield pool
+    except BaseException:
+        held.close()  # nobody waits for what the workers are at: it is done again the next time
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        watched.close()
+        held.close()
 
 
-def _end_with_parent() -> None:
-    """Leave signals to the parent, and do not outlive it, however it ends."""
+def _end_with_parent(watched: Connection) -> None:
+    """Leave signals to the parent, and end at once when it closes its end of the pipe, be it by its own end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        watched.poll(None)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

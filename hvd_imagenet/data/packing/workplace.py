@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from hvd_imagenet.data import description
 from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import DataError, SettingsError
@@ -22,17 +24,18 @@ class Workplace:
 
     Args:
         folder: need not exist.
-        identity: what must be the same for an earlier packing to be gone on with.
+        identity: what must be the same for an earlier packing to be gone on with, or to be the same data set.
+        state: of the source's files, which must be the same, too, for it to be gone on with.
 
     Attributes:
         notes: a folder in it for what is known of finished shards.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]):
+    def __init__(self, folder: Path, identity: dict[str, Any], state: str):
         self.folder = folder
         self.notes = folder / NOTES
-        self._plan = self.notes / "plan.json"
         self.identity = identity
+        self._plan = {**identity, "state": state}
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:
@@ -44,28 +47,23 @@ class Workplace:
         Raises:
             SettingsError: it is in use, cannot be made, or holds something else.
         """
-        complete = self._complete()
-        if not complete:
-            self._begin()
-            with (self.notes / "lock").open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise SettingsError(f"{self.folder}: is being packed by another process; wait for it") from None
-                for path in self.folder.rglob("*.partial"):
-                    path.unlink(missing_ok=True)
-                yield True
-        else:
+        if self._complete() and not self.notes.exists():
             yield False
-        shutil.rmtree(self.notes, ignore_errors=True)
+            return
+        with self._locked():
+            unfinished = not self._complete()  # whoever had the lock before may have finished it
+            if unfinished:
+                self._begin()
+            yield unfinished
+            shutil.rmtree(self.notes, ignore_errors=True)
 
     def require_space(self, size: int) -> None:
         """Raise DataError unless so many bytes are free."""
         free = shutil.disk_usage(self.folder).free
         if free < size:
             raise DataError(
-                f"{self.folder}: {free / 2**30:,.1f} GiB are free, {size / 2**30:,.1f} are needed; free some space, or "
-                "store smaller images: --shorter-side 256"
+                f"{self.folder}: {decimal(free)} are free, {decimal(size)} are needed; free some space, or store "
+                "smaller images: --shorter-side 256"
             )
 
     def _complete(self) -> bool:
@@ -77,19 +75,43 @@ class Workplace:
             raise SettingsError(f"{self.folder}: is another data set, or packed with other options; name a new folder")
         return True
 
-    def _begin(self) -> None:
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         try:
             if self.folder.exists() and not self.folder.is_dir():
                 raise SettingsError(f"{self.folder}: is a file; name a new folder")
-            if self._plan.exists():
-                if json.loads(self._plan.read_text()) != self.identity:
-                    raise SettingsError(
-                        f"{self.folder}: was begun with another source or other options; give the same, or remove it"
-                    )
-                return
-            if self.folder.exists() and {entry.name for entry in self.folder.iterdir()} - {NOTES}:
-                raise SettingsError(f"{self.folder}: exists and is not empty; name a new folder, or remove it")
+            if not self.notes.exists():
+                self._require_empty()
             self.notes.mkdir(parents=True, exist_ok=True)
-            write_whole(self._plan, json.dumps(self.identity).encode())
+            lock = (self.notes / "lock").open("w")
         except OSError as error:
             raise SettingsError(f"{self.folder}: cannot be made ({error.strerror}); name another folder") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SettingsError(f"{self.folder}: is being packed by another process; wait for it") from None
+            yield
+
+    def _begin(self) -> None:
+        """Write the plan, or go on with one that is there."""
+        path = self.notes / "plan.json"
+        if not path.exists():
+            self._require_empty()
+            write_whole(path, json.dumps(self._plan).encode())
+            return
+        try:
+            plan = json.loads(path.read_bytes())
+        except ValueError:
+            raise SettingsError(f"{path}: unreadable; remove {self.folder} and begin again") from None
+        if plan != self._plan:
+            raise SettingsError(
+                f"{self.folder}: was begun with another source or other options, or the source has changed since; give "
+                "the same, or remove it"
+            )
+        for partial in self.folder.rglob("*.partial"):
+            partial.unlink(missing_ok=True)
+
+    def _require_empty(self) -> None:
+        if self.folder.exists() and {entry.name for entry in self.folder.iterdir()} - {NOTES}:
+            raise SettingsError(f"{self.folder}: exists and is not empty; name a new folder, or remove it")

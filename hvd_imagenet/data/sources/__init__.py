@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -32,7 +32,14 @@ class Item(NamedTuple):
     place: tuple
 
 
-Reader = Callable[[Item], bytes]
+class Reader(Protocol):
+    """Reads items, in any process."""
+
+    def __call__(self, item: Item) -> bytes:
+        """The encoded bytes of an item; raises OSError or DataError."""
+
+    def file(self, item: Item) -> Path:
+        """The file that an item lies in."""
 
 
 class Source(Protocol):
@@ -42,7 +49,7 @@ class Source(Protocol):
         classes: the names of the classes, in the order of the labels.
         splits: the images of ``train`` and ``val``, in the order of their sample numbers.
         description: what it is, for ``dataset.json``.
-        reader: the encoded bytes of an item; travels to other processes, and raises OSError or DataError.
+        reader: of its items; travels to other processes.
     """
 
     classes: list[str]
@@ -73,6 +80,9 @@ class FileReader:
         if len(data) != item.length:
             raise DataError(f"{self._root / path}: has become shorter while it was read; begin again")
         return data
+
+    def file(self, item: Item) -> Path:
+        return self._root / item.place[0]
 
 
 def files_below(root: Path, pattern: str) -> list[Path]:

@@ -60,15 +60,24 @@ class FashionMnistReader:
         Image.fromarray(_images(self._folder, split)[number]).save(buffer, "JPEG", quality=QUALITY)
         return buffer.getvalue()
 
+    def file(self, item: Item) -> Path:
+        packed, plain = _files(self._folder, f"{PREFIXES[item.place[0]]}-images-idx3-ubyte")
+        return packed if packed.exists() else plain
+
 
 @functools.lru_cache(maxsize=1)
 def _images(folder: Path, split: str) -> np.ndarray:
     return _read_idx(folder, f"{PREFIXES[split]}-images-idx3-ubyte", 3)
 
 
+def _files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Where an IDX file may be, packed or not."""
+    return folder / f"{name}.gz", folder / name
+
+
 def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     """An IDX file of bytes: two zeros, type 8, the number of dimensions, each as big-endian 32 bits, then the bytes."""
-    packed, plain = folder / f"{name}.gz", folder / name
+    packed, plain = _files(folder, name)
     try:
         data = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
     except FileNotFoundError:

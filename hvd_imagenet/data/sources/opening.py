@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hvd_imagenet.data import description
+from hvd_imagenet.data.packing import workplace
 from hvd_imagenet.data.sources import Source, files_below
 from hvd_imagenet.data.sources.folder import ImageFolder
 from hvd_imagenet.data.sources.imagenet import TRAIN, VAL, ImageNetArchives
@@ -27,6 +28,8 @@ def open_source(root: Path, follow_links: bool = False) -> Source:
         raise DataError(f"{root}: no such folder")
     if (root / description.NAME).exists():
         raise DataError(f"{root}: is packed already; use it as it is")
+    if (root / workplace.NOTES).exists():
+        raise DataError(f"{root}: is not packed to its end; run the same command again to go on with that")
     if (root / TRAIN).exists() or (root / VAL).exists():
         return ImageNetArchives(root)
     if files_below(root, "*.parquet"):

@@ -91,6 +91,9 @@ class ParquetReader:
         data = _images(self._root / file, column, group)[row]
         return data.as_py() or b""
 
+    def file(self, item: Item) -> Path:
+        return self._root / item.place[0]
+
 
 @functools.lru_cache(maxsize=2)  # items that follow each other are mostly of one group
 def _images(path: Path, column: str, group: int) -> pyarrow.Array:
