@@ -30,7 +30,7 @@ def devkit() -> dict[str, bytes]:
     rows = [(number, wnid, "a fish", 0) for wnid, number in sorted(IDS.items(), key=lambda item: item[1])]
     synsets = np.array([*rows, (1001, "n00001740", "entity", 2)], kind)
     meta = io.BytesIO()
-    scipy.io.savemat(meta, {"synsets": synsets})
+    scipy.io.savemat(meta, {"synsets": synsets}, do_compression=True)
     return {META: meta.getvalue(), TRUTH: "".join(f"{IDS[wnid]}\n" for wnid in VAL_WNIDS).encode()}
 
 
@@ -95,6 +95,10 @@ def twice(path):
     with tarfile.open(path, "a") as tar:
         header = tarfile.TarInfo(name)
         tar.addfile(header)
+
+
+def repeat_last_line(path):
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
 
 
 def second_header(path):
@@ -180,6 +184,10 @@ def test_the_padding_that_tars_have(archives, zeros):
         (lambda r: add_kaggle(r, ["tench"] * 6), "is of class tench, which is no WordNet ID"),
         (lambda r: (r / KAGGLE).write_text("a,b\n1,2\n"), f"{KAGGLE}: cannot be read"),
         (lambda r: (add_devkit(r), add_kaggle(r, WNIDS * 2)), f"{DEVKIT} and {KAGGLE} say different things of ILSV"),
+        (lambda r: repeat_last_line(r / KAGGLE), f"{KAGGLE}: ILSVRC2012_val_0000000. is there twice"),
+        (lambda r: (add_devkit(r, True), damage(r / DEVKIT / META, 200, b"\xff" * 99)), f"{DEVKIT}: cannot be read"),
+        (lambda r: (add_devkit(r, True), damage(r / DEVKIT / META, 124, b"\0\2")), f"{DEVKIT}: cannot be read"),
+        (lambda r: (add_devkit(r), damage(r / f"{DEVKIT}.tar.gz", 200, b"\xff" * 99)), "tar.gz: cannot be read"),
         (lambda r: (r / f"{DEVKIT}.tar.gz").write_bytes(b"no tar"), f"{DEVKIT}.tar.gz: cannot be read"),
         (lambda r: (add_devkit(r, True), (r / DEVKIT / META).write_bytes(b"x")), f"{DEVKIT}: cannot be read"),
         (lambda r: (add_devkit(r, True), (r / DEVKIT / TRUTH).write_text("1\n2\n9999\n")), f"{DEVKIT}: cannot be read"),
