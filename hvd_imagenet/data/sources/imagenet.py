@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from hvd_imagenet.data.sources import FileReader, Item, mixed, reading, require_same_classes
+from hvd_imagenet.data.sources import FileReader, Item, mixed, reading, require_inside, require_same_classes
 from hvd_imagenet.data.sources.tars import Member, members, open_tar
 from hvd_imagenet.errors import DataError
 
@@ -26,18 +26,23 @@ class ImageNetArchives:
         root: holds ``ILSVRC2012_img_train.tar`` (a tar of one tar per class), ``ILSVRC2012_img_val.tar``, and what says
             the validation images' classes: the devkit, ``ILSVRC2012_devkit_t12.tar.gz`` or unpacked, or Kaggle's
             ``LOC_val_solution.csv``. Where both are there, they must agree.
+        follow_links: take what a symbolic link leads to outside of `root`, too.
 
     Raises:
-        DataError: an archive is missing, cut short or another, or its labels do not fit.
+        DataError: an archive is missing, cut short or another, its labels do not fit, or a link leads out of `root`.
     """
 
     description = "ILSVRC2012 archives"
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, follow_links: bool = False):
         self._root = root
         for name in (TRAIN, VAL):
             if not (root / name).is_file():
                 raise DataError(f"{root / name}: not found; the archives of ILSVRC2012 belong into one folder")
+        if not follow_links:
+            devkit = (f"{DEVKIT}.tar.gz", f"{DEVKIT}/{META}", f"{DEVKIT}/{TRUTH}")
+            for name in (TRAIN, VAL, KAGGLE, *devkit):
+                require_inside(root / name, root)
         self.reader = FileReader(root)
         truth = self._truth()
         train = list(self._train())
