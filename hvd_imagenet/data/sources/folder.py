@@ -119,7 +119,7 @@ class ImageFolder:
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); repair or remove it") from None
         if not stat.S_ISREG(state.st_mode):
-            raise DataError(f"{path}: is no file; remove it")
+            raise DataError(f"{path}: is no file; move it out of {path.parent}")
         return Item(str(path), label, state.st_size, (file,))
 
     def _require_inside(self, path: Path) -> None:

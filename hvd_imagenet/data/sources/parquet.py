@@ -161,7 +161,7 @@ def _naming(path: Path, group: int | None = None) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: texts that are none
         what = "damaged, or no Parquet file" if group is None else f"row group {group} is damaged"
-        raise DataError(f"{path}: {what} ({error}); fetch it again") from None
+        raise DataError(f"{path}: {what} ({' '.join(str(error).split())}); fetch it again") from None
 
 
 def _columns(path: Path) -> _Columns:

@@ -71,7 +71,9 @@ class WebDatasetShards:
                 key, extension = _key(member.name)
                 same = samples.setdefault(key, {}).setdefault(extension, member)
                 if same != member:
-                    raise DataError(f"{path}: holds {same.name} and {member.name}, which are one part of one sample")
+                    raise DataError(
+                        f"{path}: holds {same.name} and {member.name}, which are one part of one sample; rename one"
+                    )
             for key, parts in samples.items():
                 images = [part for extension, part in parts.items() if extension in IMAGES]
                 if len(images) != 1 or "cls" not in parts:
