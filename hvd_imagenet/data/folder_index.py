@@ -15,7 +15,7 @@ from hvd_imagenet.data.index import SplitIndex, image_size
 from hvd_imagenet.data.sources.folder import class_names, image_files, in_threads
 from hvd_imagenet.errors import DataError
 
-FORMAT = 2  # of the kept index, and of the order of its samples
+FORMAT = 3  # of the kept index, the order of its samples, and which files may be among them
 WORTH_A_BAR = 10_000  # images; fewer are indexed before a bar could be read
 
 
