@@ -30,7 +30,7 @@ def devkit() -> dict[str, bytes]:
     rows = [(number, wnid, "a fish", 0) for wnid, number in sorted(IDS.items(), key=lambda item: item[1])]
     synsets = np.array([*rows, (1001, "n00001740", "entity", 2)], kind)
     meta = io.BytesIO()
-    scipy.io.savemat(meta, {"synsets": synsets})
+    scipy.io.savemat(meta, {"synsets": synsets}, do_compression=True)
     return {META: meta.getvalue(), TRUTH: "".join(f"{IDS[wnid]}\n" for wnid in VAL_WNIDS).encode()}
 
 
@@ -97,6 +97,10 @@ def twice(path):
         tar.addfile(header)
 
 
+def repeat_last_line(path):
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
+
+
 def second_header(path):
     with tarfile.open(path) as tar:
         return tar.getmembers()[1].offset
@@ -106,6 +110,39 @@ def damage(path, at, data):
     with path.open("r+b") as file:
         file.seek(at)
         file.write(data)
+
+
+def followed_by(path, more):
+    """Have only these bytes after a tar's last member."""
+    with tarfile.open(path) as tar:
+        tar.getmembers()
+        path.write_bytes(path.read_bytes()[: tar.offset] + more)
+
+
+def with_part(members, name, change):
+    return {**members, name: change(members[name])}
+
+
+def zeros_from(data, share):
+    """As of a download that was given its space beforehand, and cut short."""
+    return data[: int(len(data) * share)].ljust(len(data), b"\0")
+
+
+def with_negative_size(path):
+    """Have the second header say that its file is of -512 bytes; with that, the third one is the second again."""
+    header = bytearray(path.read_bytes()[(at := second_header(path)) :][:512])
+    header[124:136] = b"\xff" * 10 + (-512 % 2**16).to_bytes(2, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    damage(path, at, header)
+
+
+@pytest.mark.parametrize("zeros", [512, 1024, 20 * 512, 21 * 512])
+def test_the_padding_that_tars_have(archives, zeros):
+    add_kaggle(archives)
+    followed_by(archives / VAL, bytes(zeros))
+    followed_by(archives / TRAIN, bytes(zeros))
+    assert [len(items) for items in open_source(archives).splits.values()] == [15, 6]
 
 
 @pytest.mark.parametrize(
@@ -136,10 +173,21 @@ def damage(path, at, data):
         (lambda r: rewrite(r / VAL, lambda m: {**m, "x/ILSVRC2012_val_00000002.JPEG": b""}), "2 in two folders"),
         (lambda r: rewrite(r / TRAIN, lambda m: {**m, "x/n01440764.tar": m["n01440764.tar"]}), "is there twice"),
         (lambda r: damage(r / VAL, second_header(r / VAL), bytes([255])), "cut short or damaged at byte"),
+        (lambda r: with_negative_size(r / VAL), f"{VAL}: cut short or damaged at ILSVRC2012_val_00000002.JPEG"),
+        (lambda r: followed_by(r / VAL, bytes(511)), f"{VAL}: cut short or damaged at byte"),
+        (lambda r: followed_by(r / VAL, bytes(22 * 512)), rf"{VAL}: ends at byte \d,\d+ of \d+,\d+; fetch it again"),
+        (lambda r: followed_by(r / VAL, bytes(1024) + b"x"), f"{VAL}: ends at byte"),
+        (lambda r: (r / VAL).write_bytes((r / VAL).read_bytes() * 2), f"{VAL}: ends at byte"),
+        (lambda r: rewrite(r / TRAIN, lambda m: with_part(m, "n01440764.tar", lambda d: zeros_from(d + d, 0.2))),
+         f"{TRAIN}: n01440764.tar: ends at byte"),
         (lambda r: add_kaggle(r, VAL_WNIDS[:-1]), "6 images, 5 labels"),
         (lambda r: add_kaggle(r, ["tench"] * 6), "is of class tench, which is no WordNet ID"),
         (lambda r: (r / KAGGLE).write_text("a,b\n1,2\n"), f"{KAGGLE}: cannot be read"),
         (lambda r: (add_devkit(r), add_kaggle(r, WNIDS * 2)), f"{DEVKIT} and {KAGGLE} say different things of ILSV"),
+        (lambda r: repeat_last_line(r / KAGGLE), f"{KAGGLE}: ILSVRC2012_val_0000000. is there twice"),
+        (lambda r: (add_devkit(r, True), damage(r / DEVKIT / META, 200, b"\xff" * 99)), f"{DEVKIT}: cannot be read"),
+        (lambda r: (add_devkit(r, True), damage(r / DEVKIT / META, 124, b"\0\2")), f"{DEVKIT}: cannot be read"),
+        (lambda r: (add_devkit(r), damage(r / f"{DEVKIT}.tar.gz", 200, b"\xff" * 99)), "tar.gz: cannot be read"),
         (lambda r: (r / f"{DEVKIT}.tar.gz").write_bytes(b"no tar"), f"{DEVKIT}.tar.gz: cannot be read"),
         (lambda r: (add_devkit(r, True), (r / DEVKIT / META).write_bytes(b"x")), f"{DEVKIT}: cannot be read"),
         (lambda r: (add_devkit(r, True), (r / DEVKIT / TRUTH).write_text("1\n2\n9999\n")), f"{DEVKIT}: cannot be read"),

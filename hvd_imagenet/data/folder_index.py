@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from hvd_imagenet.data.index import SplitIndex, image_size
@@ -53,7 +54,7 @@ def _index(root: Path, files: list[str], labels: list[int]) -> SplitIndex:
     rows = in_threads(row, range(len(files)))
     console = Console(stderr=True)
     disable = len(files) < WORTH_A_BAR
-    shown = track(rows, f"indexing {root}", len(files), console=console, transient=True, disable=disable)
+    shown = track(rows, f"indexing {escape(str(root))}", len(files), console=console, transient=True, disable=disable)
     return SplitIndex.from_rows(list(shown))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from hvd_imagenet.errors import DataError
@@ -85,15 +86,16 @@ class FileReader:
         return self._root / item.place[0]
 
 
-def files_below(root: Path, pattern: str) -> list[Path]:
-    """Files in a folder or its folders, by their paths below it, sorted: no deeper, where a million images may be."""
-    found = [*root.glob(pattern), *root.glob(f"*/{pattern}")]
-    return sorted(path.relative_to(root) for path in found)
+def require_inside(path: Path, root: Path) -> None:
+    """Raise DataError where symbolic links lead to a file or folder outside of `root`."""
+    target = os.path.realpath(path)
+    if not Path(target).is_relative_to(os.path.realpath(root)):
+        raise DataError(f"{path}: is a link to {target}, out of {root}; if that is meant, give --follow-links")
 
 
 def reading(parts: Sequence[Any], name: str) -> Iterable[Any]:
     """Parts of a source that are read one after the other, with a bar that shows how far that is."""
-    return track(parts, f"reading {name}", console=Console(stderr=True), transient=True)
+    return track(parts, f"reading {escape(name)}", console=Console(stderr=True), transient=True)
 
 
 def mixed(images: list[Any]) -> list[Any]:

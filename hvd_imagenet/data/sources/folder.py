@@ -9,28 +9,39 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from hvd_imagenet.data.sources import FileReader, Item, mixed, require_same_classes
+from hvd_imagenet.data.packing.images import ENDINGS
+from hvd_imagenet.data.sources import FileReader, Item, mixed, require_inside, require_same_classes
 from hvd_imagenet.errors import DataError
 
 Given, Found = TypeVar("Given"), TypeVar("Found")
 
-EXTENSIONS = (".jpg", ".jpeg", ".png")
+_OF_THE_DESKTOP = {"thumbs.db", "desktop.ini"}  # hidden files on Windows
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether there are folders in ``train`` or ``val``, whatever they hold."""
+    splits = [root / split for split in ("train", "val")]
+    return any(entry.is_dir() for split in splits if split.is_dir() for entry in _visible(split))
 
 
 def class_names(root: Path) -> list[str]:
     """The classes of a data folder: the folders in ``train``, sorted.
 
     Raises:
-        DataError: no ``train`` or ``val``, no classes, or not the same in both.
+        DataError: no ``train`` or ``val``, no classes, not the same in both, or an image that is in none of them.
     """
     found = {}
     for split in ("train", "val"):
         folder = root / split
         if not folder.is_dir():
             raise DataError(f"{root}: has no folder {split}; a data set is train/CLASS/* and val/CLASS/*, or packed")
-        found[split] = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+        entries = _visible(folder)
+        found[split] = {entry.name for entry in entries if entry.is_dir()}
         if not found[split]:
             raise DataError(f"{folder}: holds no class folders; images belong in {split}/CLASS/")
+        for entry in entries:
+            if entry.name not in found[split] and entry.name.rpartition(".")[2].lower() in ENDINGS:
+                raise DataError(f"{entry.path}: is in no class folder; images belong in {split}/CLASS/")
     require_same_classes(found["train"], found["val"], root)
     return sorted(found["train"])
 
@@ -38,22 +49,26 @@ def class_names(root: Path) -> list[str]:
 def image_files(root: Path, split: str, classes: list[str]) -> tuple[list[str], list[int]]:
     """Paths below `root` and labels of a split's images, in the order of the sample numbers.
 
-    The validation set is sorted by class, then by name; the training set is that, mixed.
+    The validation set is sorted by class, then by name; the training set is that, mixed. All files in class folders
+    are taken for images, whatever their names, but hidden ones: what is none must not be lost without a word.
 
     Raises:
-        DataError: the split holds no image, or the training set none of a class.
+        DataError: the split holds no image of a class.
     """
     found = []
     for label, name in enumerate(classes):
-        folder = root / split / name
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(EXTENSIONS))
-        if not names and split == "train":
-            raise DataError(f"{folder}: holds no image ({', '.join(EXTENSIONS)}); add some or remove the class")
+        names = sorted(entry.name for entry in _visible(root / split / name))
+        if not names:
+            raise DataError(f"{root / split / name}: holds no image; add some, or remove the class in train and val")
         found += [(f"{split}/{name}/{file}", label) for file in names]
-    if not found:
-        raise DataError(f"{root / split}: holds no image ({', '.join(EXTENSIONS)}) in its class folders")
     files, labels = zip(*(mixed(found) if split == "train" else found), strict=True)
     return list(files), list(labels)
+
+
+def _visible(folder: Path) -> list[os.DirEntry]:
+    """What a folder holds but for the hidden files of desktops and notebooks."""
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in _OF_THE_DESKTOP]
 
 
 def in_threads(function: Callable[[Given], Found], items: Sequence[Given], each: int = 1024) -> Iterator[Found]:
@@ -83,7 +98,7 @@ class ImageFolder:
         self.description = f"folder {root.resolve().name}"
         self.classes = class_names(root)
         self.reader = FileReader(root)
-        self._root, self._inside = root, None if follow_links else root.resolve()
+        self._root, self._follow_links = root, follow_links
         for split in ("train", "val"):
             for folder in (root / split, *(root / split / name for name in self.classes)):
                 self._require_inside(folder)
@@ -104,12 +119,9 @@ class ImageFolder:
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); repair or remove it") from None
         if not stat.S_ISREG(state.st_mode):
-            raise DataError(f"{path}: is no file; remove it")
+            raise DataError(f"{path}: is no file; move it out of {path.parent}")
         return Item(str(path), label, state.st_size, (file,))
 
     def _require_inside(self, path: Path) -> None:
-        target = Path(os.path.realpath(path))
-        if self._inside and path.is_symlink() and not target.is_relative_to(self._inside):
-            raise DataError(
-                f"{path}: is a link to {target}, out of {self._root}; if that is meant, give --follow-links"
-            )
+        if not self._follow_links:
+            require_inside(path, self._root)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from hvd_imagenet.data.sources import FileReader, Item, mixed, reading, require_same_classes
+from hvd_imagenet.data.sources import FileReader, Item, mixed, reading, require_inside, require_same_classes
 from hvd_imagenet.data.sources.tars import Member, members, open_tar
 from hvd_imagenet.errors import DataError
 
@@ -26,18 +26,23 @@ class ImageNetArchives:
         root: holds ``ILSVRC2012_img_train.tar`` (a tar of one tar per class), ``ILSVRC2012_img_val.tar``, and what says
             the validation images' classes: the devkit, ``ILSVRC2012_devkit_t12.tar.gz`` or unpacked, or Kaggle's
             ``LOC_val_solution.csv``. Where both are there, they must agree.
+        follow_links: take what a symbolic link leads to outside of `root`, too.
 
     Raises:
-        DataError: an archive is missing, cut short or another, or its labels do not fit.
+        DataError: an archive is missing, cut short or another, its labels do not fit, or a link leads out of `root`.
     """
 
     description = "ILSVRC2012 archives"
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, follow_links: bool = False):
         self._root = root
         for name in (TRAIN, VAL):
             if not (root / name).is_file():
                 raise DataError(f"{root / name}: not found; the archives of ILSVRC2012 belong into one folder")
+        if not follow_links:
+            devkit = (f"{DEVKIT}.tar.gz", f"{DEVKIT}/{META}", f"{DEVKIT}/{TRUTH}")
+            for name in (TRAIN, VAL, KAGGLE, *devkit):
+                require_inside(root / name, root)
         self.reader = FileReader(root)
         truth = self._truth()
         train = list(self._train())
@@ -104,14 +109,13 @@ def _devkit_truth(root: Path) -> dict[str, str]:
     if meta is None or truth is None:
         return {}
     from scipy.io import loadmat  # with MATLAB's format nobody else has to do
-    from scipy.io.matlab import MatReadError
 
     try:
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
         lines = truth.decode().split()
         return {f"ILSVRC2012_val_{number:08d}": wnids[int(line)] for number, line in enumerate(lines, 1)}
-    except (MatReadError, ValueError, KeyError, TypeError, OSError, IndexError) as error:
+    except Exception as error:  # whatever a parser makes of damaged bytes
         raise DataError(f"{root / DEVKIT}: cannot be read ({error!r}); fetch it again") from None
 
 
@@ -125,7 +129,7 @@ def _devkit_file(root: Path, name: str) -> bytes | None:
     try:
         with tarfile.open(archive) as tar:
             return tar.extractfile(f"{DEVKIT}/{name}").read()
-    except (tarfile.TarError, KeyError, OSError, EOFError, AttributeError) as error:
+    except Exception as error:  # of tarfile, or of any decompressor
         raise DataError(f"{archive}: cannot be read ({error}); fetch it again") from None
 
 
@@ -135,10 +139,14 @@ def _kaggle_truth(root: Path) -> dict[str, str]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            truth = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+            rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, AttributeError, IndexError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error!r}); fetch it again") from None
-    for stem, wnid in truth.items():
+    truth = dict(rows)
+    if len(truth) != len(rows):
+        stem = Counter(stem for stem, _ in rows).most_common(1)[0][0]
+        raise DataError(f"{path}: {stem} is there twice; fetch it again")
+    for stem, wnid in rows:
         if not re.fullmatch(r"n\d{8}", wnid):
             raise DataError(f"{path}: {stem} is of class {wnid}, which is no WordNet ID; fetch it again")
     return truth

@@ -9,7 +9,8 @@ from typing import BinaryIO, NamedTuple
 
 from hvd_imagenet.errors import DataError
 
-_END = bytes(512)  # a block of zeros: nothing comes after
+_BLOCK = 512
+_PADDING = 20 * _BLOCK + _BLOCK  # zeros at most after the last member, in records of tar's usual blocking factor
 
 
 class Member(NamedTuple):
@@ -35,14 +36,12 @@ def members(file: BinaryIO, name: str, start: int = 0, length: int | None = None
     file.seek(start)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
-            found = list(_checked(tar, name))
-            file.seek(tar.offset)  # tarfile takes a damaged header for the end: whether it is one, its block tells
-            whole = file.read(len(_END)) == _END and file.tell() <= end
-    except (tarfile.TarError, EOFError, ValueError) as error:
+            found = list(_checked(tar, name, end))
+            last = tar.offset
+    except (tarfile.TarError, EOFError, ValueError, MemoryError, RecursionError) as error:
         kind = "cut short" if "end of data" in str(error) else f"not an uncompressed tar file ({error})"
         raise DataError(f"{name}: {kind}; fetch it again, or unpack it if it is compressed") from None
-    if not whole:
-        raise DataError(f"{name}: cut short or damaged at byte {tar.offset - start:,}; fetch it again")
+    _require_end(file, name, start, last, end)
     names = set()
     for member in found:
         if member.name in names:
@@ -51,8 +50,26 @@ def members(file: BinaryIO, name: str, start: int = 0, length: int | None = None
     return found
 
 
-def _checked(tar: tarfile.TarFile, name: str) -> Iterator[Member]:
+def _require_end(file: BinaryIO, name: str, start: int, last: int, end: int) -> None:
+    """Raise DataError unless a tar has its end where its last member ends, and nothing but padding after it.
+
+    tarfile takes damage to a header for the end, and zeros anyway: those of a download that was given its space
+    beforehand and has not come to its end, or those between two tars, one written after the other.
+    """
+    file.seek(last)
+    if last + _BLOCK > end or any(file.read(_BLOCK)):
+        raise DataError(f"{name}: cut short or damaged at byte {last - start:,}; fetch it again")
+    if end - last > _PADDING or any(file.read(end - last - _BLOCK)):
+        raise DataError(
+            f"{name}: ends at byte {last - start:,} of {end - start:,}; fetch it again, or if it is whole (of larger "
+            "records, or two tars in one file), write it again with tar as it is by default"
+        )
+
+
+def _checked(tar: tarfile.TarFile, name: str, end: int) -> Iterator[Member]:
     for member in tar:
+        if not 0 <= member.size <= end - member.offset_data:  # with a negative one, tarfile would go round in circles
+            raise DataError(f"{name}: cut short or damaged at {member.name}; fetch it again")
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{name}: {member.name} would be unpacked outside of its folder; do not trust this archive")

@@ -10,30 +10,24 @@ from typing import NamedTuple
 from hvd_imagenet.data.sources import (
     FileReader,
     Item,
-    files_below,
     in_class_order,
     mixed,
     reading,
+    require_inside,
     require_same_classes,
 )
+from hvd_imagenet.data.sources.shards import shards_of
 from hvd_imagenet.data.sources.tars import Member, members, open_tar
 from hvd_imagenet.errors import DataError
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp", "tif", "tiff")
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+# Whether the decoder reads them, packing finds out.
+IMAGES = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pnm", "jp2", "avif"}
 
 
 class _Sample(NamedTuple):
     shard: str
     image: Member
     label: str
-
-
-def split_of(path: Path) -> str | None:
-    """The split that a file belongs to by its folders' and its own name; None: neither train nor val."""
-    words = re.split(r"[^a-z]+", "/".join(path.parts).lower())
-    found = {SPLITS[word] for word in words if word in SPLITS}
-    return found.pop() if len(found) == 1 else None
 
 
 class WebDatasetShards:
@@ -43,25 +37,25 @@ class WebDatasetShards:
 
     Args:
         root: holds the shards, in it or in folders of it.
+        follow_links: take what a symbolic link leads to outside of `root`, too.
 
     Raises:
-        DataError: no shards of a split, one that is cut short or no tar, or a sample without image or label.
+        DataError: no shards of a split, one of neither, one that is cut short or no tar, a link that leads out, or a
+            sample without image or label.
     """
 
     description = "WebDataset shards"
 
-    def __init__(self, root: Path):
-        self._root = root
+    def __init__(self, root: Path, follow_links: bool = False):
+        self._root, self._follow_links = root, follow_links
         self.reader = FileReader(root)
-        shards = files_below(root, "*.tar")
+        shards = [(split, shard) for split, found in shards_of(root, "*.tar", follow_links).items() for shard in found]
         samples: dict[str, list[_Sample]] = {"train": [], "val": []}
-        for shard in reading(shards, str(root)):
-            split = split_of(shard)
-            if split:
-                samples[split] += self._samples(str(shard))
+        for split, shard in reading(shards, str(root)):
+            samples[split] += self._samples(str(shard))
         for split, found in samples.items():
             if not found:
-                raise DataError(f"{root}: has no {split} shards; {split} must be in the names of their files or folder")
+                raise DataError(f"{root}: the shards of {split} are empty; fetch them again")
         names = {split: {sample.label for sample in found} for split, found in samples.items()}
         require_same_classes(names["train"], names["val"], root)
         labels, self.classes = self._labels(names["train"])
@@ -75,13 +69,16 @@ class WebDatasetShards:
             samples: dict[str, dict[str, Member]] = {}
             for member in members(file, str(path)):
                 key, extension = _key(member.name)
-                samples.setdefault(key, {})[extension] = member
+                same = samples.setdefault(key, {}).setdefault(extension, member)
+                if same != member:
+                    raise DataError(
+                        f"{path}: holds {same.name} and {member.name}, which are one part of one sample; rename one"
+                    )
             for key, parts in samples.items():
-                images = [parts[extension] for extension in IMAGES if extension in parts]
+                images = [part for extension, part in parts.items() if extension in IMAGES]
                 if len(images) != 1 or "cls" not in parts:
                     raise DataError(
-                        f"{path}: sample {key} has {', '.join(parts)}; needs one image ({', '.join(IMAGES[:3])}, ...) "
-                        "and its class: cls"
+                        f"{path}: sample {key} has {', '.join(parts)}; needs one image (jpg, ...) and its class: cls"
                     )
                 file.seek(parts["cls"].offset)
                 yield _Sample(shard, images[0], file.read(parts["cls"].length).decode(errors="replace").strip())
@@ -96,11 +93,21 @@ class WebDatasetShards:
         missing = set(range(count)) - set(labels.values())
         if missing:
             raise DataError(f"{self._root}: labels go to {count - 1}, but none is {min(missing)}; is a shard missing?")
-        names_file = self._root / "classes.txt"
-        names = names_file.read_text().splitlines() if names_file.is_file() else [str(n) for n in range(count)]
+        return labels, self._names(count)
+
+    def _names(self, count: int) -> list[str]:
+        file = self._root / "classes.txt"
+        if not file.is_file():
+            return [str(number) for number in range(count)]
+        if not self._follow_links:
+            require_inside(file, self._root)
+        try:
+            names = file.read_text("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: not UTF-8 ({error}); save it as UTF-8") from None
         if len(names) != count:
-            raise DataError(f"{names_file}: {len(names)} names for {count} classes; give one line for each")
-        return labels, names
+            raise DataError(f"{file}: {len(names)} names for {count} classes; give one line for each")
+        return names
 
     def _item(self, sample: _Sample, labels: dict[str, int]) -> Item:
         name = f"{self._root / sample.shard}/{sample.image.name}"
