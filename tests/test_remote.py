@@ -197,8 +197,8 @@ def test_an_evaluation_reads_ahead(server, packed, cache):
 
 def test_a_bad_network_is_no_outage(server, tmp_path, monkeypatch):
     """As long as something comes, a fetch goes on, however often it fails and however long it takes."""
-    store = open_store(server.url, "train", Caching(tmp_path / "cache", 2**20, Patience(0.5, 5, 0.05, 0.1)))
     monkeypatch.setattr(remote, "RANGE_BYTES", 100)
+    store = open_store(server.url, "train", Caching(tmp_path / "cache", 2**20, Patience(0.5, 5, 0.05, 0.1)))
     server.drop_every = 3
     os.close(store._files.open(0))
     assert server.requests["train/shard-000000.tar"] > 300
@@ -358,11 +358,15 @@ def test_a_folder_of_this_machine_by_its_url(packed, cache):
     assert store.name(3).startswith(f"file://{packed}/{shard.name} (cached as {cached}), sample 3, bytes ")
 
 
-@pytest.mark.parametrize(("stall", "give_up", "limit"), [(600, 200, 20), (60, 20, 5), (None, 3600, 20)])
-def test_patience_ends_before_a_stall(stall, give_up, limit):
+@pytest.mark.parametrize(
+    ("stall", "give_up", "limit", "longest"),
+    [(600, 200, 20, 20), (60, 20, 5, 2), (30, 10, 2.5, 1), (None, 3600, 20, 30)],
+)
+def test_patience_ends_before_a_stall(stall, give_up, limit, longest):
     patience = Patience.within(stall)
-    assert (patience.give_up, patience.limit) == (give_up, limit)
-    assert stall is None or 2 * (patience.give_up + patience.limit_of(99)) < stall
+    assert (patience.give_up, patience.limit, patience.longest_pause) == (give_up, limit, longest)
+    assert patience.longest == give_up + longest + give_up / 4 and patience.pause <= longest
+    assert stall is None or 2 * patience.longest < stall
 
 
 def test_the_limits_of_tries_grow():
