@@ -14,8 +14,11 @@ import pytest
 from remote_sets import QUICK, SAMPLES, Watched, describe, everything, files_in, until
 
 from hvd_imagenet import inputs, settings
+from hvd_imagenet.data.loader import in_flight
 from hvd_imagenet.data.remote.cache import require_room
 from hvd_imagenet.data.remote.caching import Caching, Patience, default_folder
+from hvd_imagenet.data.remote.prefetch import Prefetcher
+from hvd_imagenet.data.requests import Worker, evaluation_shards
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.errors import DataError, SettingsError
 
@@ -189,6 +192,31 @@ def test_windows_are_fetched_ahead(server, packed, cache, monkeypatch, expect):
         store.read([first[4]])
     until(lambda: here() == {3, 4, 5, 6, 7, 8})
     assert max(server.requests[shard.name] for shard in split.shards) == 1
+
+
+def test_a_worker_that_reads_little_of_each_part_is_fetched_for():
+    """Five reads of a part, with five in flight: then the part before is over, and the one after is fetched."""
+    fetched = []
+    prefetcher = Prefetcher(
+        iter([np.array([0, 1]), np.array([2]), np.array([3])]), lambda n: not fetched.append(n), lambda _: None, 5
+    )
+    until(lambda: fetched == [0, 1, 2])
+    for shard in (0, 2, 2, 2, 2, 0, 2, 2, 2, 2):
+        prefetcher.reached(shard)
+    time.sleep(0.05)
+    assert fetched == [0, 1, 2]
+    prefetcher.reached(2)
+    until(lambda: 3 in fetched)
+    prefetcher.close()
+
+
+def test_the_parts_of_an_evaluation(packed):
+    """Shards of 7, 7, 7, 7 and 2: with 4 images in flight, a part has 8 or more."""
+    store = open_store(packed, "val")
+    assert [part.tolist() for part in evaluation_shards(store, Worker(0, 1), 4)] == [[0, 1], [2, 3], [4]]
+    assert [part.tolist() for part in evaluation_shards(store, Worker(0, 1), 3)] == [[0], [1], [2], [3], [4]]
+    assert [part.tolist() for part in evaluation_shards(store, Worker(1, 2), 4)] == [[2, 3], [4]]
+    assert [in_flight(32), in_flight(256), in_flight(1000)] == [9 * 32, 3 * 256, 3 * 1000]
 
 
 def test_two_readers_hold_what_the_slower_needs(server, packed, cache, expect):
