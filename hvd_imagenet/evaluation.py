@@ -16,11 +16,17 @@ from hvd_imagenet.errors import StoppedError
 from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.stopping import StopRequests
 from hvd_imagenet.faults.together import together
-from hvd_imagenet.inputs import caching, check_classes, decoding, open_everywhere, require_data
+from hvd_imagenet.inputs import (
+    EVALUATION_BATCH,
+    caching,
+    check_classes,
+    decoding,
+    evaluation_room,
+    open_everywhere,
+    require_data,
+)
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.startup import read_checkpoint, take_over
-
-BATCH = 128
 
 
 def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
@@ -40,7 +46,7 @@ def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
             val_set = open_everywhere(config, "val", backend)
             with together(backend):
                 check_classes(config, val_set)
-                room = val_set.room(2 * backend.local_size)
+                room = evaluation_room(val_set, backend.local_size)
                 require_room(caching(config), room, f"evaluating {val_set.path}", "start fewer workers on a host")
                 if backend.rank == 0:
                     checkpoint.require_any(run.checkpoints)
@@ -56,7 +62,7 @@ def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:
 def evaluate_all(config: Config, backend: Backend, val_set: Store, stop: StopRequests) -> Totals | None:
     """Totals over the validation set; None if a worker was asked to stop on the way."""
     worker = Worker(backend.rank, backend.size)
-    with evaluation_batches(val_set, BATCH, worker, decoding(config, backend)) as batches:
+    with evaluation_batches(val_set, EVALUATION_BATCH, worker, decoding(config, backend)) as batches:
         totals = backend.evaluate(_until_stopped(batches, stop))
     if totals.count == len(val_set):
         return totals

@@ -10,15 +10,17 @@ import psutil
 from hvd_imagenet.backend import Backend
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.dali import Decoding
-from hvd_imagenet.data.loader import batches_ahead
+from hvd_imagenet.data.loader import batches_ahead, in_flight
 from hvd_imagenet.data.remote.cache import require_room
 from hvd_imagenet.data.remote.caching import Caching, Patience
-from hvd_imagenet.data.requests import shards_at_once, spread
+from hvd_imagenet.data.requests import evaluation_shards_at_once, shards_at_once, spread
 from hvd_imagenet.data.store import Store, open_store
 from hvd_imagenet.errors import DataError, SettingsError
 from hvd_imagenet.faults.together import together
 from hvd_imagenet.policy import LargeBatchPolicy
 from hvd_imagenet.stream import BlockedOrder, GlobalOrder, SampleStream
+
+EVALUATION_BATCH = 128
 
 
 def require_data(config: Config) -> None:
@@ -97,7 +99,7 @@ def check_cache(
     """Raise SettingsError unless this host has room for all that is read of a remote set at a time.
 
     That is all training shards in a global shuffle, in a blocked one as many as the workers with what they read ahead
-    are spread over; and of an evaluation, each worker's shard and the next.
+    are spread over; and of an evaluation, see `evaluation_room`.
 
     Args:
         workers: in all; on_host: of them.
@@ -107,5 +109,10 @@ def check_cache(
         apart = spread(policy, workers, batches_ahead(policy.micro_batch))
         shards = shards_at_once(train_set.shard_samples, config.stream.window, apart)
         what, remedy = f"stream.window {config.stream.window}", "lower stream.window"
-    needed = train_set.room(shards) + val_set.room(2 * on_host)
+    needed = train_set.room(shards) + evaluation_room(val_set, on_host)
     require_room(caching(config), needed, f"{what} of {train_set.path}", remedy)
+
+
+def evaluation_room(val_set: Store, on_host: int) -> int:
+    """Bytes of the cache that an evaluation by so many workers of a host takes: the shards at hand, and the next."""
+    return val_set.room(on_host * evaluation_shards_at_once(val_set.shard_samples, in_flight(EVALUATION_BATCH)))

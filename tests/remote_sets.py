@@ -8,12 +8,14 @@ import time
 import numpy as np
 
 from hvd_imagenet.data import description
+from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.remote.caching import Patience
 
 QUICK = Patience(give_up=20, limit=5, pause=0.02, longest_pause=0.1)
 
 
 SAMPLES = 120
+GREY = Decoding(16, (0, 0, 0), (1 / 255,) * 3, 16, False, 1, None)
 
 
 def describe(packed):

@@ -14,10 +14,22 @@ import pytest
 from remote_sets import QUICK, SAMPLES, Watched, describe, everything, files_in, until
 
 from hvd_imagenet import inputs, settings
+from hvd_imagenet.data.loader import in_flight
 from hvd_imagenet.data.remote.cache import require_room
 from hvd_imagenet.data.remote.caching import Caching, Patience, default_folder
+from hvd_imagenet.data.remote.prefetch import Prefetcher
+from hvd_imagenet.data.requests import Worker, evaluation_shards
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.errors import DataError, SettingsError
+
+
+@pytest.fixture
+def expect(server):
+    """Lets a store expect windows of shards, with 100 images in flight, until the test is over."""
+    ends = []
+    yield lambda store, windows: ends.append(store.expect(iter(windows), 100))
+    for end in ends:
+        end()
 
 
 def test_the_cache_keeps_within_its_bound(packed, server, cache):
@@ -157,7 +169,7 @@ def windows(packed, size):
     return [np.arange(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def test_windows_are_fetched_ahead(server, packed, cache, monkeypatch):
+def test_windows_are_fetched_ahead(server, packed, cache, monkeypatch, expect):
     """The window at hand and the next: no sooner, no later; each shard once; what is behind makes room."""
     split = describe(packed).splits["train"]
     plan = windows(packed, 3)
@@ -165,7 +177,7 @@ def test_windows_are_fetched_ahead(server, packed, cache, monkeypatch):
     room = split.index_bytes + 6 * max(shard.bytes for shard in split.shards)
     store = open_store(server.url, "train", Caching(cache.folder, room, QUICK))
     first = np.cumsum([0] + [shard.samples for shard in split.shards])
-    store.expect(iter(plan))
+    expect(store, plan)
 
     def here():
         return {n for n, shard in enumerate(split.shards) if shard.sha256 in files_in(cache)}
@@ -176,13 +188,38 @@ def test_windows_are_fetched_ahead(server, packed, cache, monkeypatch):
     server.gate.set()
     time.sleep(0.1)
     assert here() == {0, 1, 2, 3, 4, 5}  # reads of the first window may still come
-    for _ in range(1000):
+    for _ in range(100):
         store.read([first[4]])
     until(lambda: here() == {3, 4, 5, 6, 7, 8})
     assert max(server.requests[shard.name] for shard in split.shards) == 1
 
 
-def test_two_readers_hold_what_the_slower_needs(server, packed, cache):
+def test_a_worker_that_reads_little_of_each_part_is_fetched_for():
+    """Five reads of a part, with five in flight: then the part before is over, and the one after is fetched."""
+    fetched = []
+    prefetcher = Prefetcher(
+        iter([np.array([0, 1]), np.array([2]), np.array([3])]), lambda n: not fetched.append(n), lambda _: None, 5
+    )
+    until(lambda: fetched == [0, 1, 2])
+    for shard in (0, 2, 2, 2, 2, 0, 2, 2, 2, 2):
+        prefetcher.reached(shard)
+    time.sleep(0.05)
+    assert fetched == [0, 1, 2]
+    prefetcher.reached(2)
+    until(lambda: 3 in fetched)
+    prefetcher.close()
+
+
+def test_the_parts_of_an_evaluation(packed):
+    """Shards of 7, 7, 7, 7 and 2: with 4 images in flight, a part has 8 or more."""
+    store = open_store(packed, "val")
+    assert [part.tolist() for part in evaluation_shards(store, Worker(0, 1), 4)] == [[0, 1], [2, 3], [4]]
+    assert [part.tolist() for part in evaluation_shards(store, Worker(0, 1), 3)] == [[0], [1], [2], [3], [4]]
+    assert [part.tolist() for part in evaluation_shards(store, Worker(1, 2), 4)] == [[2, 3], [4]]
+    assert [in_flight(32), in_flight(256), in_flight(1000)] == [9 * 32, 3 * 256, 3 * 1000]
+
+
+def test_two_readers_hold_what_the_slower_needs(server, packed, cache, expect):
     """One is a window ahead: what the other still reads is not let go of."""
     split = describe(packed).splits["train"]
     plan = windows(packed, 3)
@@ -190,21 +227,21 @@ def test_two_readers_hold_what_the_slower_needs(server, packed, cache):
     fast, slow = (open_store(server.url, "train", Caching(cache.folder, room, QUICK)) for _ in range(2))
     first = np.cumsum([0] + [shard.samples for shard in split.shards])
     for store in (fast, slow):
-        store.expect(iter(plan))
+        expect(store, plan)
     until(lambda: len(files_in(cache)) == 7)
-    for _ in range(1000):
+    for _ in range(100):
         fast.read([first[3]])
     time.sleep(0.3)
     server.gate.clear()
     slow.read(np.arange(first[3]))
     server.gate.set()
-    for _ in range(1000):
+    for _ in range(100):
         slow.read([first[3]])
     until(lambda: split.shards[8].sha256 in files_in(cache))
     assert max(server.requests[shard.name] for shard in split.shards) == 1
 
 
-def test_a_whole_epoch_in_windows(server, packed, cache):
+def test_a_whole_epoch_in_windows(server, packed, cache, expect):
     """Window by window, samples shuffled within: each shard is fetched once, with room for two windows only."""
     split = describe(packed).splits["train"]
     plan = windows(packed, 2)
@@ -212,7 +249,7 @@ def test_a_whole_epoch_in_windows(server, packed, cache):
     small = Caching(cache.folder, room, QUICK)
     store, plain = open_store(server.url, "train", small), open_store(packed, "train")
     first = np.cumsum([0] + [shard.samples for shard in split.shards])
-    store.expect(iter(plan))
+    expect(store, plan)
     with Watched(small) as watched:
         for window in plan:
             numbers = np.random.default_rng(0).permutation(np.arange(first[window[0]], first[window[-1] + 1]))
@@ -222,23 +259,23 @@ def test_a_whole_epoch_in_windows(server, packed, cache):
     assert Counter(server.requests[shard.name] for shard in split.shards) == {1: len(split.shards)}
 
 
-def test_two_workers_fetch_a_shard_once_between_them(server, packed, cache):
+def test_two_workers_fetch_a_shard_once_between_them(server, packed, cache, expect):
     """Both read ahead of themselves, each what the other does not."""
     split = describe(packed).splits["train"]
     stores = [open_store(server.url, "train", cache) for _ in range(2)]
     for store in stores:
-        store.expect(iter([np.arange(len(split.shards))]))
+        expect(store, [np.arange(len(split.shards))])
     until(lambda: len(files_in(cache)) == len(split.shards) + 1)
     assert max(server.requests[shard.name] for shard in split.shards) == 1
 
 
-def test_a_cache_full_of_what_others_read(server, packed, cache):
+def test_a_cache_full_of_what_others_read(server, packed, cache, expect):
     split = describe(packed).splits["train"]
     room = split.index_bytes + 2 * split.shards[0].bytes
     reading, other = (
         open_store(server.url, "train", Caching(cache.folder, room, Patience(0.5, 5, 0.02))) for _ in range(2)
     )
-    reading.expect(iter([np.array([0, 1])]))
+    expect(reading, [np.array([0, 1])])
     until(lambda: len(files_in(cache)) == 3)
     with pytest.raises(DataError, match="cache: is full of what is read now, with data.cache_gib .*; raise it, or"):
         other._files.open(2)
@@ -263,11 +300,16 @@ def test_a_cache_that_cannot_be(server, tmp_path):
         open_store(server.url, "train", Caching(tmp_path / "file", 2**20, QUICK))
 
 
-def test_how_much_room_is_needed(packed, server, cache):
-    """All training shards and index, and two validation shards and index: not a byte less."""
+def test_how_much_room_is_needed(packed, server, cache, monkeypatch):
+    """All training shards and index, four validation shards and index: not a byte less.
+
+    Of an evaluation with 4 images in flight, a part are shards with 8 images or more: two.
+    """
     sets = describe(packed).splits
+    assert [shard.samples for shard in sets["val"].shards] == [7, 7, 7, 7, 2]
+    monkeypatch.setattr(inputs, "in_flight", lambda batch_size: 4)
     train_set, val_set = (open_store(server.url, split, cache) for split in ("train", "val"))
-    largest = sorted(shard.bytes for shard in sets["val"].shards)[-2:]
+    largest = sorted(shard.bytes for shard in sets["val"].shards)[-4:]
     needed = sum(sets[s].index_bytes for s in sets) + sum(s.bytes for s in sets["train"].shards) + sum(largest)
     config = settings.parse(settings.parser("", ""), ["--data.cache_dir", str(cache.folder)])[0]
     for limit, right in ((needed, True), (needed - 1, False)):

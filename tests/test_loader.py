@@ -4,12 +4,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hvd_imagenet.data.dali import PREFETCH, Decoding
-from hvd_imagenet.data.loader import DECODED_AHEAD, READ_AHEAD, TrainLoader, evaluation_batches
+from hvd_imagenet.data.loader import DECODED_AHEAD, READ_AHEAD, TrainLoader, _verify, evaluation_batches
 from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.data.store import Store, open_store
 from hvd_imagenet.errors import DataError
@@ -158,6 +159,12 @@ def test_an_undecodable_image_is_named_after_the_batches_before_it(store, monkey
     assert said.startswith(f"{store.name(33)}: cannot be decoded (")
     assert said.endswith(f"to find all such files: hvd-imagenet data verify {store.path}")
     assert workers() == []
+
+
+def test_how_to_find_what_cannot_be_decoded():
+    assert _verify(Path("/a/my photos")) == "hvd-imagenet data verify '/a/my photos'"
+    remote = "hvd-imagenet data verify FOLDER, with the folder that s3://bucket/set was copied from"
+    assert _verify("s3://bucket/set") == remote
 
 
 def test_any_other_error_reaches_the_training_as_it_is(store, monkeypatch):

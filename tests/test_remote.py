@@ -1,34 +1,24 @@
 """Data sets behind a URL, over networks and servers that fail, and what is said where it is in vain."""
 
-import os
-import re
-import sys
-import threading
 import time
-from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-from fsspec.registry import _registry as known_file_systems
 from moto.server import ThreadedMotoServer
-from remote_sets import QUICK, SAMPLES, Watched, describe, everything, files_in
+from remote_sets import GREY, QUICK, SAMPLES, Watched, describe, everything, files_in
 from runs import train
 
 from hvd_imagenet import cli, export, settings
 from hvd_imagenet.data import loader as loading
-from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.loader import TrainLoader, batches_ahead, evaluation_batches
-from hvd_imagenet.data.remote import address
 from hvd_imagenet.data.remote import fetching as remote
 from hvd_imagenet.data.remote.caching import Caching, Patience
 from hvd_imagenet.data.requests import TrainRequests, Worker, shards_at_once, spread
 from hvd_imagenet.data.store import open_store
-from hvd_imagenet.errors import DataError, SettingsError
+from hvd_imagenet.errors import DataError
 from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
 from hvd_imagenet.stream import BlockedOrder, GlobalOrder, SampleStream
-
-GREY = Decoding(16, (0, 0, 0), (1 / 255,) * 3, 16, False, 1, None)
 
 
 @pytest.fixture
@@ -137,91 +127,11 @@ def test_what_s3_does_not_have(s3, cache):
         open_store("s3://bucket/nothing", "train", cache)
 
 
-def test_a_server_that_dies_and_comes_back(server, packed, cache, monkeypatch, capsys):
-    monkeypatch.setattr(remote, "QUIET_SECONDS", 0.1)
-    store = open_store(server.url, "train", cache)
-    server.die()
-    threading.Timer(1, server.start).start()
-    assert bytes(store.read([0])[0]) == bytes(open_store(packed, "train").read([0])[0])
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1  # once in an outage
-    warning = r"warning: http://127.*/train/shard-000000.tar: cannot be read \(.+\); trying again for up to 20 s\n"
-    assert re.fullmatch(warning, said)
-
-
-def test_a_server_that_stays_away(server, tmp_path):
-    patient = Patience(give_up=0.5, limit=5, pause=0.05, longest_pause=0.1)
-    store = open_store(server.url, "train", Caching(tmp_path / "cache", 2**20, patient))
-    server.die()
-    start = time.monotonic()
-    with pytest.raises(
-        DataError, match=r"http://.*/train/shard-000000.tar: cannot be read .*; tried \d+ times, with nothing for [01]"
-    ):
-        store.read([0])
-    assert 0.5 <= time.monotonic() - start < 3
-    server.start()
-
-
-def test_a_server_that_hangs(server, packed, cache, tmp_path):
-    patient = Patience(give_up=1.2, limit=0.4, pause=0.05, longest_pause=0.1)
-    store = open_store(server.url, "train", Caching(tmp_path / "cache", 2**20, patient))
-    server.gate.clear()
-    with pytest.raises(DataError, match=r"cannot be read \(no answer in time\)"):
-        store.read([0])
-    threading.Timer(0.3, server.gate.set).start()
-    assert everything(open_store(server.url, "train", cache)) == everything(open_store(packed, "train"))
-
-
-def test_an_outage_is_borne_with_once(server, tmp_path, packed):
-    """Where a shard has been given up, the next needs no patience of its own, until something has come again."""
-    patient = Patience(give_up=0.5, limit=5, pause=0.05, longest_pause=0.1)
-    store = open_store(server.url, "train", Caching(tmp_path / "cache", 2**20, patient))
-    server.die()
-    for shard, tries in ((0, r"\d\d?"), (1, "1")):
-        with pytest.raises(DataError, match=f"tried {tries} times"):
-            store._files.open(shard)
-    server.start()
-    os.close(store._files.open(0))
-    server.die()
-    with pytest.raises(DataError, match=r"tried ([2-9]|\d\d) times"):
-        store._files.open(1)
-    server.start()
-
-
 def test_an_evaluation_reads_ahead(server, packed, cache):
     batches = evaluation_batches(open_store(server.url, "val", cache), 8, Worker(0, 1), GREY)
     found = [label for batch in batches for label in np.from_dlpack(batch.labels)]
     assert found == open_store(packed, "val").labels.tolist()
     assert max(server.requests[shard.name] for shard in describe(packed).splits["val"].shards) == 1
-
-
-def test_a_bad_network_is_no_outage(server, tmp_path, monkeypatch):
-    """As long as something comes, a fetch goes on, however often it fails and however long it takes."""
-    store = open_store(server.url, "train", Caching(tmp_path / "cache", 2**20, Patience(0.5, 5, 0.05, 0.1)))
-    monkeypatch.setattr(remote, "RANGE_BYTES", 100)
-    server.drop_every = 3
-    os.close(store._files.open(0))
-    assert server.requests["train/shard-000000.tar"] > 300
-
-
-class Hanging(fsspec.AbstractFileSystem):
-    """A protocol without time limits of its own, whose first read hangs."""
-
-    protocol = "hanging"
-    cachable = False
-    hangs = [True]
-
-    def cat_file(self, path, start=None, end=None, **_):
-        if self.hangs.pop():
-            threading.Event().wait(60)
-        return Path(path.removeprefix("hanging://")).read_bytes()[start:end]
-
-
-def test_a_protocol_that_hangs_is_left_behind(tmp_path):
-    fsspec.register_implementation("hanging", Hanging, clobber=True)
-    (tmp_path / "file").write_bytes(b"contents")
-    Hanging.hangs = [False, True]
-    assert remote.Remote(f"hanging://{tmp_path}", Patience(20, 0.2, 0.02)).read("file") == b"contents"
 
 
 @pytest.mark.parametrize(
@@ -238,14 +148,6 @@ def test_answers_that_no_patience_helps(server, cache, status, message):
     with pytest.raises(DataError, match=message):
         open_store(server.url, "train", cache)
     assert server.requests.total() == 1
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_answers_that_may_change(server, cache, status):
-    server.status = status
-    threading.Timer(0.3, lambda: setattr(server, "status", 200)).start()
-    assert len(open_store(server.url, "train", cache)) == SAMPLES
-    assert server.requests["dataset.json"] > 1
 
 
 def test_a_shard_that_is_gone_ends_the_run_at_once(server, packed, cache):
@@ -295,78 +197,12 @@ def test_a_server_without_ranges(server, cache, in_small_ranges):
         open_store(server.url, "train", cache)
 
 
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("https://user:s3cret@host/set", "https://...@host/set; credentials in an address would be written"),
-        ("https://s3cret@host/set", "https://...@host/set; credentials"),
-        ("https://user:s3cr/s3cret@host/set", "no https:// address; give https://HOST/FOLDER"),
-        ("s3://key:s3cret@bucket/set", "s3://...@bucket/set; credentials"),
-        ("https://host/set?X-Amz-Signature=s3cret", "https://host/set?...; what follows ? or # may be a secret"),
-        ("https://host/set#s3cret", "https://host/set#...; what follows"),
-        ("s3://", "s3://; names no place; give s3://BUCKET/FOLDER"),
-    ],
-)
-def test_addresses_that_are_refused(url, said):
-    with pytest.raises(SettingsError) as refused:
-        address.checked(url)
-    assert str(refused.value).startswith(f"data.path: {said}") and "s3cret" not in str(refused.value)
-
-
-def test_no_secrets_in_a_run(recipe, tmp_path, capsys):
-    assert train(recipe, "https://user:s3cret@host/set", tmp_path / "run") == 2
-    said = "".join(capsys.readouterr())
-    assert "data.path: https://...@host/set; credentials" in said and "s3cret" not in said and said.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
-def test_no_secrets_in_errors():
-    hidden = address.without_secrets("at 'https://me:pw@cdn/x?Signature=abc&Expires=1', and http://proxy:1/y, gave up?")
-    assert hidden == "at 'https://...@cdn/x?...', and http://proxy:1/y, gave up?"
-
-
-def test_an_address_with_a_user_is_no_secret():
-    assert address.checked("abfs://container@account.dfs.core.windows.net/set/") == (
-        "abfs://container@account.dfs.core.windows.net/set"
-    )
-
-
-@pytest.mark.parametrize(("protocol", "package"), [("gs", "gcsfs"), ("hf", "huggingface_hub"), ("s3", "s3fs")])
-def test_a_package_that_is_missing(protocol, package, cache, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(known_file_systems, protocol, raising=False)
-    with pytest.raises(SettingsError, match=f"{protocol}://bucket/set; .* not installed; run: pip install {package}$"):
-        open_store(f"{protocol}://bucket/set", "train", cache)
-
-
-def test_the_package_is_missing(cache, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(SettingsError, match=r"need the package fsspec; run: pip install 'hvd_imagenet\[remote\]'"):
-        open_store("https://host/set", "train", cache)
-
-
-def test_a_protocol_that_is_none(cache):
-    with pytest.raises(SettingsError, match="data.path: htps://host/set; .*Protocol not known: htps.*is htps:// right"):
-        open_store("htps://host/set", "train", cache)
-
-
 def test_a_folder_of_this_machine_by_its_url(packed, cache):
     store = open_store(f"file://{packed}", "val", cache)
     assert everything(store) == everything(open_store(packed, "val"))
     shard = describe(packed).splits["val"].shards[0]
     cached = cache.folder / "files" / shard.sha256
     assert store.name(3).startswith(f"file://{packed}/{shard.name} (cached as {cached}), sample 3, bytes ")
-
-
-@pytest.mark.parametrize(("stall", "give_up", "limit"), [(600, 200, 20), (60, 20, 5), (None, 3600, 20)])
-def test_patience_ends_before_a_stall(stall, give_up, limit):
-    patience = Patience.within(stall)
-    assert (patience.give_up, patience.limit) == (give_up, limit)
-    assert stall is None or 2 * (patience.give_up + patience.limit_of(99)) < stall
-
-
-def test_the_limits_of_tries_grow():
-    assert [Patience(200, 20).limit_of(attempt) for attempt in (1, 2, 3, 99)] == [20, 40, 50, 50]
 
 
 def run_options(cache, gib="0.001"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -21,12 +21,13 @@ class Ahead(Generic[Item]):
         items: a generator; is used and closed on the thread only.
         limit: how many items are kept that nobody has taken yet.
         name: of the thread.
+        hurry: called at the end, from another thread, so that an item which is waited for does not come.
     """
 
-    def __init__(self, items: Iterator[Item], limit: int, name: str):
+    def __init__(self, items: Iterator[Item], limit: int, name: str, hurry: Callable[[], None] = lambda: None):
         self._shelf = shelf = _Shelf(limit)
         thread = threading.Thread(target=_fill, args=(shelf, items), name=name, daemon=True)
-        self._end = weakref.finalize(self, _end, shelf, thread)  # at the interpreter's exit, too
+        self._end = weakref.finalize(self, _end, shelf, thread, hurry)  # at the interpreter's exit, too
         thread.start()
 
     def __iter__(self) -> Ahead[Item]:
@@ -36,7 +37,7 @@ class Ahead(Generic[Item]):
         return self._shelf.take()
 
     def close(self) -> None:
-        """Let the item that is being made be finished, and end the thread; what nobody has taken is dropped."""
+        """Let the item at hand be finished, or fail, and end the thread; what nobody has taken is dropped."""
         self._end()
 
     def __enter__(self) -> Ahead[Item]:
@@ -89,8 +90,9 @@ def _fill(shelf: _Shelf, items: Iterator) -> None:
         items.close()
 
 
-def _end(shelf: _Shelf, thread: threading.Thread) -> None:
+def _end(shelf: _Shelf, thread: threading.Thread, hurry: Callable[[], None]) -> None:
     shelf.close()
+    hurry()
     if thread is not threading.current_thread():  # on which the garbage may have been collected
         thread.join()
     shelf.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -25,11 +25,16 @@ class Files(Protocol):
     def name(self, number: int) -> str:
         """What to call a file in a message."""
 
-    def expect(self, windows: Iterator[np.ndarray]) -> None:
+    def expect(self, windows: Iterator[np.ndarray], in_flight: int) -> Callable[[], None]:
         """Get ready for files to be opened: all those of a window in any order, then those of the next, and so on.
 
         Args:
             windows: file numbers, int64; what was expected before is not any more. Read on a thread of its own.
+            in_flight: samples that are being read at the same time, at most.
+
+        Returns:
+            What ends it: those who wait in `open` get an error at once, until something is expected again. One of them
+            that fails has the same effect on the others, with its error.
         """
 
     def room(self, at_once: int) -> int:
@@ -56,8 +61,8 @@ class LocalFiles:
     def name(self, number: int) -> str:
         return str(self._folder / self._paths[number])
 
-    def expect(self, windows: Iterator[np.ndarray]) -> None:
-        pass  # they are here
+    def expect(self, windows: Iterator[np.ndarray], in_flight: int) -> Callable[[], None]:
+        return lambda: None  # they are here
 
     def room(self, at_once: int) -> int:
         return 0

@@ -6,11 +6,13 @@ one that hands it to DALI, which decodes on threads of its own. The training thr
 
 from __future__ import annotations
 
+import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from hvd_imagenet.backend import Batch
 from hvd_imagenet.data import dali
 from hvd_imagenet.data.ahead import Ahead
 from hvd_imagenet.data.decoders import OnDevice, OnHost
+from hvd_imagenet.data.remote import address
 from hvd_imagenet.data.requests import Request, TrainRequests, Worker, evaluation_requests, evaluation_shards
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import DataError
@@ -39,8 +42,9 @@ class TrainLoader:
 
     def __init__(self, wanted: TrainRequests, from_: int = 0):
         self._wanted = wanted
-        wanted.store.expect(wanted.shards_from(from_, batches_ahead(wanted.policy.micro_batch)))
-        self._batches = _ahead(wanted.store, wanted.from_(from_), wanted.policy.micro_batch, wanted.decoding)
+        micro_batch = wanted.policy.micro_batch
+        shards = wanted.shards_from(from_, batches_ahead(micro_batch))
+        self._batches = _ahead(wanted.store, shards, wanted.from_(from_), micro_batch, wanted.decoding)
 
     def __enter__(self) -> TrainLoader:
         return self
@@ -56,9 +60,9 @@ class TrainLoader:
 
 def evaluation_batches(store: Store, batch_size: int, worker: Worker, decoding: dali.Decoding) -> Ahead[Batch]:
     """This worker's part of a split, every sample of it once; the last batch may be short. To be closed."""
-    store.expect(evaluation_shards(store, worker))
+    shards = evaluation_shards(store, worker, in_flight(batch_size))
     requests = evaluation_requests(store, batch_size, worker, decoding)
-    return _ahead(store, requests, batch_size, replace(decoding, padded=False))
+    return _ahead(store, shards, requests, batch_size, replace(decoding, padded=False))
 
 
 def batches_ahead(batch_size: int) -> int:
@@ -66,22 +70,35 @@ def batches_ahead(batch_size: int) -> int:
     return _read_ahead(batch_size) + dali.PREFETCH + DECODED_AHEAD + 2
 
 
+def in_flight(batch_size: int) -> int:
+    """How many images are being read at most: those ahead, and the batch that the decoder waits for."""
+    return (_read_ahead(batch_size) + 1) * batch_size
+
+
 def _read_ahead(batch_size: int) -> int:
     return max(2, READ_AHEAD // batch_size)
 
 
-def _ahead(store: Store, requests: Iterator[Request], batch_size: int, decoding: dali.Decoding) -> Ahead[Batch]:
-    """Requests, read and decoded ahead."""
+def _ahead(
+    store: Store,
+    shards: Iterator[np.ndarray],
+    requests: Iterator[Request],
+    batch_size: int,
+    decoding: dali.Decoding,
+) -> Ahead[Batch]:
+    """Requests, read and decoded ahead, from shards that are fetched ahead."""
+    stop_waiting = store.expect(shards, in_flight(batch_size))
 
     def batches():
         with ExitStack() as stack:
             pool = ThreadPoolExecutor(READERS, "read")
             stack.callback(pool.shutdown, cancel_futures=True)
+            stack.callback(stop_waiting)  # or an error would wait until the other reads are done
             wanted = Ahead(_begun(store, requests, pool), _read_ahead(batch_size), "request")
             encoded = ((request, _finished(reads)) for request, reads in stack.enter_context(wanted))
             yield from _decoded(store, encoded, batch_size, decoding)
 
-    return Ahead(batches(), DECODED_AHEAD, "decode")
+    return Ahead(batches(), DECODED_AHEAD, "decode", stop_waiting)
 
 
 def _begun(
@@ -129,10 +146,17 @@ def _decoded(
             yield decoder.batch(outputs, request, labels)
 
 
+def _verify(path: Path | str) -> str:
+    """The command that finds what cannot be decoded, which takes no URL."""
+    if address.is_url(str(path)):
+        return f"hvd-imagenet data verify FOLDER, with the folder that {path} was copied from"
+    return f"hvd-imagenet data verify {shlex.quote(str(path))}"
+
+
 def _undecodable(store: Store, request: Request, decoding: dali.Decoding, error: RuntimeError) -> DataError:
     """The error that names the sample which DALI failed on; found by decoding each of the batch alone."""
     reason = str(error).partition("encountered:")[2].strip().partition("\n")[0] or str(error).partition("\n")[0]
-    remedy = f"repair or remove it; to find all such files: hvd-imagenet data verify {store.path}"
+    remedy = f"repair or remove it; to find all such files: {_verify(store.path)}"
     if len(request.numbers) == 1:
         return DataError(f"{store.name(request.numbers[0])}: cannot be decoded ({reason}); {remedy}")
     for i in range(len(request.numbers)):

@@ -144,12 +144,25 @@ def evaluation_requests(store: Store, batch_size: int, worker: Worker, decoding:
         yield _centre_request(store, np.arange(first, min(first + batch_size, stop)), decoding)
 
 
-def evaluation_shards(store: Store, worker: Worker) -> Iterator[np.ndarray]:
-    """The shards that this worker's part of a split lies in, one after the other."""
+def evaluation_shards(store: Store, worker: Worker, in_flight: int) -> Iterator[np.ndarray]:
+    """The shards that this worker's part of a split lies in, in their order: parts of twice as many samples, at least,
+    as are in flight, so that there is time to fetch one while the one before is read."""
     start, stop = share(len(store), worker.rank, worker.size)
-    if start < stop:
-        first, last = store.shards(np.array([start, stop - 1]))
-        yield from np.arange(first, last + 1)[:, None]
+    if start == stop:
+        return
+    first, last = store.shards(np.array([start, stop - 1]))
+    shards = np.arange(first, last + 1)
+    samples = store.shard_samples[shards].cumsum()
+    while len(shards):
+        count = int(np.searchsorted(samples, 2 * in_flight)) + 1
+        yield shards[:count]
+        shards, samples = shards[count:], samples[count:] - samples[min(count, len(samples)) - 1]
+
+
+def evaluation_shards_at_once(shard_samples: np.ndarray, in_flight: int) -> int:
+    """How many shards two parts of `evaluation_shards` may have together."""
+    enough = int(np.searchsorted(np.sort(shard_samples).cumsum(), 2 * in_flight)) + 1  # of the smallest ones
+    return min(len(shard_samples), 2 * enough)
 
 
 def _centre_request(store: Store, numbers: np.ndarray, decoding: Decoding) -> Request:

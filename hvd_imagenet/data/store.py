@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +77,9 @@ class Store:
         """Which file holds each of the given samples, int64."""
         return self._index.shard[numbers].astype(np.int64)
 
-    def expect(self, windows: Iterator[np.ndarray]) -> None:
+    def expect(self, windows: Iterator[np.ndarray], in_flight: int) -> Callable[[], None]:
         """Get ready for samples to be read, see ``Files.expect``."""
-        self._files.expect(windows)
+        return self._files.expect(windows, in_flight)
 
     def room(self, at_once: int) -> int:
         """Bytes of local disk that it takes to read from so many files at a time, see ``Files.room``."""
@@ -172,6 +172,7 @@ def _length(path: Path) -> int | None:
 
 
 def _open_remote(url: str, split: str, caching: Caching) -> Store:
+    url = address.checked(url)
     try:
         from hvd_imagenet.data.remote import files as remote_files
 
@@ -185,4 +186,4 @@ def _open_remote(url: str, split: str, caching: Caching) -> Store:
     if len(index) != found.samples:
         raise DataError(f"{url}/{split}/index.npz: does not fit dataset.json; make the data set again")
     shard_samples = np.array([shard.samples for shard in found.shards], np.int64)
-    return Store(url.rstrip("/"), data_set.classes, index, files, shard_samples, found.contents, plain=False)
+    return Store(url, data_set.classes, index, files, shard_samples, found.contents, plain=False)

@@ -11,6 +11,7 @@ from hvd_imagenet.errors import SettingsError
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 PACKAGES |= {"http": "aiohttp", "https": "aiohttp"}
 HTTP = ("http", "https")
+HOST = r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(:\d+)?"
 
 
 def is_url(path: str) -> bool:
@@ -25,9 +26,11 @@ def checked(url: str) -> str:
         SettingsError: it holds a password or a signature, which would be written to config.yaml and to logs; or names
             of files cannot be added to it.
     """
+    if "::" in re.sub(r"\[[^]]*\]", "", url):  # but [::1]
+        raise SettingsError("data.path: chained protocols (::); give the address that the data set itself lies at")
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
-    if parts.scheme in HTTP and not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(:\d+)?", host):
+    if not re.fullmatch(HOST if parts.scheme in HTTP else f"({HOST})?", host) or ":" in host and "@" in parts.path:
         # A password with a slash in it looks like that, too: nothing of the address is shown.
         raise SettingsError(f"data.path: no {parts.scheme}:// address; give {parts.scheme}://HOST/FOLDER")
     if at and (":" in user or parts.scheme in HTTP):
@@ -58,15 +61,15 @@ def file_system(url: str) -> tuple[Any, str]:
     """
     import fsspec
 
-    protocol = url.partition("://")[0]
+    protocol, name = url.partition("://")[0], without_secrets(url)
     try:
         return fsspec.url_to_fs(url, **_options(protocol, fsspec.config.conf))
     except ImportError as error:
         remedy = f"run: pip install {PACKAGES[protocol]}" if protocol in PACKAGES else str(error)
-        raise SettingsError(f"data.path: {url}; what reads {protocol}:// is not installed; {remedy}") from None
+        raise SettingsError(f"data.path: {name}; what reads {protocol}:// is not installed; {remedy}") from None
     except Exception as error:  # each protocol has its own, as of settings in the environment
         reason = without_secrets(" ".join(str(error).split()))
-        raise SettingsError(f"data.path: {url}; cannot be read from ({reason}); is {protocol}:// right?") from None
+        raise SettingsError(f"data.path: {name}; cannot be read from ({reason}); is {protocol}:// right?") from None
 
 
 def _options(protocol: str, configured: dict[str, Any]) -> dict[str, Any]:

@@ -23,13 +23,15 @@ from typing import NamedTuple
 
 from hvd_imagenet.data.remote.caching import Caching, default_folder
 from hvd_imagenet.data.remote.held import Claim, is_at, lock, remove_if_dead
+from hvd_imagenet.data.remote.reading import Progress, Reading
 from hvd_imagenet.errors import DataError, SettingsError
 
 PARTIAL = ".partial"
-LOOK_SECONDS = 0.1  # between two looks at whether there is room by now
+NOTHING_CAME = (0, 0)  # the times of a partial file that has its room, and nothing else
 FRESH_SECONDS = 60  # a file used as lately as that is not noted to be used again
 
-Fetch = Callable[[int], None]  # writes the file to a descriptor
+# Writes the file to a descriptor, and is told since when nothing has come of it, by `time.monotonic`.
+Fetch = Callable[[int, float], None]
 
 
 class _File(NamedTuple):
@@ -50,7 +52,7 @@ class Cache:
 
     def __init__(self, caching: Caching):
         self.folder = folder = caching.folder or default_folder()
-        self._limit, self._patience = caching.limit, caching.patience.give_up
+        self._limit, self._patience = caching.limit, caching.patience
         self._files, self._readers = folder / "files", folder / "readers"
         try:
             for place in (folder, self._files, self._readers):
@@ -66,21 +68,23 @@ class Cache:
         """Where a file is, while it is there."""
         return self._files / key
 
-    def open(self, key: str, size: int, fetch: Fetch) -> int:
+    def open(self, key: str, size: int, fetch: Fetch, reading: Reading) -> int:
         """A descriptor of a file, which stays readable whatever becomes of the file; to be closed by who asked for it.
 
-        Where the file is not there it is fetched, or waited for if another process is fetching it.
+        Where the file is not there it is fetched, or waited for if another process is fetching it, as long as something
+        comes.
 
         Raises:
-            DataError: no room for it, or as `fetch` raises.
+            DataError: no room for it, nothing comes, the reading is over, or as `fetch` raises.
         """
         descriptor = self._find(key, size)
         if descriptor is None:
-            with self._own_partial(key, wait=True) as partial:
+            progress = Progress()
+            with self._own_partial(key, lambda stamp: self._wait_for_other(key, reading, progress, stamp)) as partial:
                 descriptor = self._find(key, size)
                 if descriptor is None:
-                    self._wait_for_room(partial, size)
-                    descriptor = self._complete(key, partial, fetch)
+                    self._wait_for_room(partial, size, reading, progress)
+                    descriptor = self._complete(key, partial, fetch, progress.since)
         return descriptor
 
     def fetch_ahead(self, key: str, size: int, fetch: Fetch) -> bool:
@@ -91,7 +95,7 @@ class Cache:
         """
         descriptor = self._find(key, size)
         if descriptor is None:
-            with self._own_partial(key, wait=False) as partial:
+            with self._own_partial(key, None) as partial:
                 if partial is None:
                     return False
                 descriptor = self._find(key, size)
@@ -101,7 +105,7 @@ class Cache:
                             return False
                     except OSError:  # the disk is full: said where somebody waits for the file
                         return False
-                    descriptor = self._complete(key, partial, fetch)
+                    descriptor = self._complete(key, partial, fetch, time.monotonic())
         os.close(descriptor)
         return True
 
@@ -138,14 +142,19 @@ class Cache:
         return descriptor
 
     @contextmanager
-    def _own_partial(self, key: str, wait: bool) -> Iterator[int | None]:
-        """The empty partial file of a key, locked, and gone in the end; None: another process has it."""
+    def _own_partial(self, key: str, wait: Callable[[int], None] | None) -> Iterator[int | None]:
+        """The empty partial file of a key, locked, and gone in the end; None: another process has it.
+
+        Args:
+            wait: until the next look at one that another process has, with what its clock says; None: do not.
+        """
         path = self.path(key + PARTIAL)
         descriptor = self._lock_file(path, wait)
         try:
             with self._writing():
                 if descriptor is not None:
                     os.ftruncate(descriptor, 0)
+                    os.utime(descriptor, NOTHING_CAME)
                 yield descriptor
         finally:
             if descriptor is not None:
@@ -153,35 +162,48 @@ class Cache:
                     path.unlink()
                 os.close(descriptor)
 
-    def _lock_file(self, path: Path, wait: bool) -> int | None:
+    def _lock_file(self, path: Path, wait: Callable[[int], None] | None) -> int | None:
         while True:
             with self._writing():
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            if not lock(descriptor, wait):
-                os.close(descriptor)
-                return None
-            if is_at(descriptor, path):
+            locked, stamp = lock(descriptor, wait=False), os.fstat(descriptor).st_mtime_ns
+            if locked and is_at(descriptor, path):
                 return descriptor
-            os.close(descriptor)  # its process is done with it, or dead
+            os.close(descriptor)  # somebody else has it, or had
+            if not locked and wait is None:
+                return None
+            if not locked:
+                wait(stamp)
 
-    def _complete(self, key: str, partial: int, fetch: Fetch) -> int:
+    def _complete(self, key: str, partial: int, fetch: Fetch, since: float) -> int:
         """Fetch a file into its reserved room, and give it its name."""
-        fetch(partial)
+        fetch(partial, since)
         os.fsync(partial)
         descriptor = os.open(self.path(key + PARTIAL), os.O_RDONLY)
         with self._locked():
             self.path(key + PARTIAL).rename(self.path(key))
         return descriptor
 
-    def _wait_for_room(self, partial: int, size: int) -> None:
-        give_up = time.monotonic() + self._patience
+    def _wait_for_other(self, key: str, reading: Reading, progress: Progress, stamp: int) -> None:
+        progress.look(stamp)
+        if time.monotonic() - progress.since > self._patience.longest:  # it says itself why, unless it is stopped
+            raise DataError(
+                f"{self.path(key)}: has been waited for {self._patience.longest:.0f} s, without anything coming to the "
+                "process that fetches it; is it stopped? End it, and run again"
+            )
+        reading.pause()
+
+    def _wait_for_room(self, partial: int, size: int, reading: Reading, progress: Progress) -> None:
+        if self._reserve(partial, size):
+            return
         while not self._reserve(partial, size):
-            if size > self._limit or time.monotonic() > give_up:
+            if size > self._limit or time.monotonic() - progress.since > self._patience.give_up:
                 raise DataError(
                     f"{self.folder}: is full of what is read now, with data.cache_gib {self._limit / 2**30:.3g}; raise "
                     f"it, or give jobs that run at the same time a data.cache_dir each"
                 )
-            time.sleep(LOOK_SECONDS)
+            reading.pause()
+        progress.came()  # room has, and nothing is known of the network yet
 
     def _reserve(self, partial: int, size: int) -> bool:
         """Take up the room on the disk before anything is fetched; False: there is none within the limit.
@@ -199,6 +221,7 @@ class Cache:
                 if excess <= 0:
                     try:
                         os.posix_fallocate(partial, 0, size)
+                        os.utime(partial, NOTHING_CAME)
                         return True
                     except OSError as error:
                         if error.errno != errno.ENOSPC or not spare:

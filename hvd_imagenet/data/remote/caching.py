@@ -17,7 +17,7 @@ class Patience:
     """How long a network that fails is borne with; all in seconds.
 
     Attributes:
-        give_up: without a byte.
+        give_up: without a range that has come.
         limit: for a range; doubled with each try in a row, up to a quarter of `give_up`.
         pause: between the first tries at most, a random part of it; doubled with each, up to `longest_pause`.
     """
@@ -29,17 +29,30 @@ class Patience:
 
     def limit_of(self, attempt: int) -> float:
         """Seconds that the ranges of a try may take; the first is number 1."""
-        return min(self.limit * 2 ** (attempt - 1), max(self.limit, self.give_up / 4))
+        return min(self.limit * 2 ** (attempt - 1), self._longest_try)
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which even the last try is over."""
+        return self.give_up + self.longest_pause + self._longest_try
+
+    @property
+    def _longest_try(self) -> float:
+        return max(self.limit, self.give_up / 4)
 
     @classmethod
     def within(cls, stall_seconds: float | None) -> Patience:
         """So that a fetch is given up before the job counts as hanging (``faults.stall_seconds``; None: never).
 
-        A worker may have to wait until another one of its host gives up, and then try for as long itself; the last try
-        of each may last for a quarter of `give_up` beyond it.
+        A worker may have to wait for room in the cache for that long, and then for the network.
         """
         give_up = UNLIMITED if stall_seconds is None else stall_seconds / 3
-        return cls(give_up, limit=min(cls.limit, give_up / 4))
+        return cls(
+            give_up,
+            limit=min(cls.limit, give_up / 4),
+            pause=min(cls.pause, give_up / 10),
+            longest_pause=min(cls.longest_pause, give_up / 10),
+        )
 
 
 @dataclass(frozen=True)

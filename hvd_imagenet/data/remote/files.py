@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -13,11 +13,11 @@ import numpy as np
 from hvd_imagenet.data import description
 from hvd_imagenet.data.description import Description, Shard
 from hvd_imagenet.data.index import SplitIndex
-from hvd_imagenet.data.remote import address
 from hvd_imagenet.data.remote.cache import Cache
 from hvd_imagenet.data.remote.caching import Caching
 from hvd_imagenet.data.remote.fetching import NotThereError, Remote
 from hvd_imagenet.data.remote.prefetch import Prefetcher
+from hvd_imagenet.data.remote.reading import Reading
 from hvd_imagenet.errors import DataError
 
 OPENING = 60  # seconds at most without an answer to the first question, since the address may be wrong
@@ -29,11 +29,14 @@ def open_split(url: str, split: str, caching: Caching) -> tuple[Description, Rem
     The description is asked for anew each time, since it says which shards belong to the set; all else is known by its
     checksum.
 
+    Args:
+        url: that `address.checked` has let pass.
+
     Raises:
         SettingsError: an address that cannot be read from, or a cache that cannot be used.
         DataError: not a packed set, a damaged one, or the network failed for too long.
     """
-    url, patience = address.checked(url), caching.patience
+    patience = caching.patience
     opening = dataclasses.replace(patience, give_up=min(patience.give_up, OPENING))
     name = f"{url}/{description.NAME}"
     try:
@@ -67,36 +70,49 @@ class RemoteFiles:
         self._remote, self._cache, self._index, self._shards = remote, cache, index, shards
         self._kept = cache.claim()
         self._kept.set([index.sha256])
+        self._reading: Reading | None = None  # that all share, from the first `expect` on
         self._prefetcher: Prefetcher | None = None
+        self._end: Callable[[], None] = lambda: None
 
     def index(self) -> SplitIndex:
         """The split's index, mapped from the cache."""
-        os.close(self._open(self._index))
+        os.close(self._open(self._index, Reading()))
         return SplitIndex.load(self._cache.path(self._index.sha256))
 
     def open(self, number: int) -> int:
         if self._prefetcher:
             self._prefetcher.reached(int(number))
-        return self._open(self._shards[number])
+        return self._open(self._shards[number], self._reading or Reading())
 
     def name(self, number: int) -> str:
         shard = self._shards[number]
         return f"{self._remote.url}/{shard.name} (cached as {self._cache.path(shard.sha256)})"
 
-    def expect(self, windows: Iterator[np.ndarray]) -> None:
-        if self._prefetcher:
-            self._prefetcher.close()
-        self._prefetcher = Prefetcher(windows, self._fetch_ahead, self._keep)
+    def expect(self, windows: Iterator[np.ndarray], in_flight: int) -> Callable[[], None]:
+        self._end()
+        reading = self._reading = Reading()
+        prefetcher = self._prefetcher = Prefetcher(windows, partial(self._fetch_ahead, reading), self._keep, in_flight)
+
+        def end() -> None:
+            prefetcher.close()
+            reading.end()
+
+        self._end = end
+        return end
 
     def room(self, at_once: int) -> int:
         return self._index.bytes + sum(sorted(shard.bytes for shard in self._shards)[-at_once:])
 
-    def _open(self, shard: Shard) -> int:
-        return self._cache.open(shard.sha256, shard.bytes, partial(self._remote.fetch, shard))
+    def _open(self, shard: Shard, reading: Reading) -> int:
+        try:
+            return self._cache.open(shard.sha256, shard.bytes, partial(self._remote.fetch, shard, reading), reading)
+        except Exception as error:
+            reading.end(error)
+            raise
 
-    def _fetch_ahead(self, number: int) -> bool:
+    def _fetch_ahead(self, reading: Reading, number: int) -> bool:
         shard = self._shards[number]
-        return self._cache.fetch_ahead(shard.sha256, shard.bytes, partial(self._remote.fetch, shard))
+        return self._cache.fetch_ahead(shard.sha256, shard.bytes, partial(self._remote.fetch, shard, reading))
 
     def _keep(self, numbers: Iterable[int]) -> None:
         self._kept.set([self._index.sha256, *(self._shards[number].sha256 for number in numbers)])

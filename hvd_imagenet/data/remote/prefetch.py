@@ -9,7 +9,6 @@ import numpy as np
 
 from hvd_imagenet.errors import DataError
 
-SETTLED = 1000  # reads of a window's shards, after which none of the window before is expected any more
 LOOK_SECONDS = 0.5  # between two tries to fetch what another process fetches, or what there is no room for
 FAILED_SECONDS = 30  # before the next try, where one has failed for good
 
@@ -26,7 +25,7 @@ class Prefetcher:
             a time.
         fetch: sees to it that a shard is there; False: not now.
         claim: told which shards are to stay from now on.
-        settled: see ``SETTLED``.
+        settled: reads of a window's shards, after which none of the window before is expected any more.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class Prefetcher:
         windows: Iterator[np.ndarray],
         fetch: Callable[[int], bool],
         claim: Callable[[Shards], None],
-        settled: int = SETTLED,
+        settled: int,
     ):
         self._windows, self._fetch, self._claim, self._settled = windows, fetch, claim, settled
         self._changing = threading.Condition()
