@@ -7,7 +7,7 @@
 #
 #   HOSTS              host:workers of each host, with a comma between; one worker per GPU
 #   HOSTFILE           in its place, a file with one "host slots=workers" to a line
-#   NETWORK_INTERFACE  its name, the same on all hosts and here (default: that by which the hosts are reached from here)
+#   NETWORK_INTERFACE  its name, the same on all hosts and here (default: as the hosts are reached from here)
 #   SSH_PORT, SSH_KEY  of the hosts (default: as ssh itself has it)
 #   START_SECONDS      how long the hosts may take to begin (120)
 #

@@ -7,8 +7,8 @@
 #
 #   HOSTS              host:workers of each host, with a comma between; one worker per GPU
 #   HOSTFILE           in its place, a file with one "host slots=workers" to a line
-#   NETWORK_INTERFACE  its name or its network, such as 10.0.0.0/24 (default: that by which the hosts are reached from here)
-#   BIND_TO, MAP_BY    which cores a worker may use: none, core, numa, socket (none); and in which order hosts are filled (slot)
+#   NETWORK_INTERFACE  its name, or its network, such as 10.0.0.0/24 (default: as the hosts are reached from here)
+#   BIND_TO, MAP_BY    cores that a worker keeps to: none, core, numa, socket (none); how hosts are filled (slot)
 #   FORWARD            names of further variables for the workers, with a space between
 #   SSH_PORT, SSH_KEY  of the hosts (default: as ssh itself has it)
 #   OMPI_MCA_...       any other setting of Open MPI, in its own way
@@ -31,9 +31,13 @@ command -v hvd-imagenet >/dev/null || {
 plan=$(python -m hvd_imagenet.hosts mpi) || exit
 read -r workers hosts interface <<<"$plan"
 ssh="-o BatchMode=yes -o StrictHostKeyChecking=accept-new ${SSH_PORT:+-p $SSH_PORT} ${SSH_KEY:+-i $SSH_KEY}"
-options=(-np "$workers" -H "$hosts" --bind-to "${BIND_TO:-none}" --map-by "${MAP_BY:-slot}" --mca plm_rsh_args "$ssh")
-options+=(--mca oob_tcp_if_include "$interface" --mca btl_tcp_if_include "$interface")
+options=(-np "$workers" -H "$hosts" --bind-to "${BIND_TO:-none}" --map-by "${MAP_BY:-slot}")
+options+=(--mca plm_rsh_args "$ssh" --mca oob_tcp_if_include "$interface" --mca btl_tcp_if_include "$interface")
 
-wanted='PATH|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV|TMPDIR|(HVD_IMAGENET|HOROVOD|NCCL|UCX|OMP|MKL|TF|MALLOC|AWS|HF|FSSPEC|GOOGLE)_.*'
+wanted='(LD_LIBRARY_)?PATH|PYTHON.*|(HVD_IMAGENET|HOROVOD|NCCL|UCX|OMP|MKL|TF|MALLOC|AWS|HF|FSSPEC|GOOGLE|KERAS)_.*'
 for name in $(compgen -e | grep -xE "$wanted") HVD_IMAGENET_STATUS ${FORWARD:-}; do options+=(-x "$name"); done
-exec bash "$here/job.sh" "$(command -v mpirun)" "${options[@]}" hvd-imagenet train "$@"
+
+# On a host that is cut off, Open MPI's daemon would outlive the workers until TCP gives up, a quarter of an hour later.
+end='timeout 20 tail --pid=$DAEMON -f /dev/null; [ $? = 124 ] && [ "$(</proc/$DAEMON/comm)" = orted ] && kill -9 $DAEMON'
+worker='trap : TERM INT HUP USR1; "$@"; code=$?; [ $code = 0 ] || { DAEMON=$PPID setsid bash -c "$0" & } &>/dev/null; exit $code'
+exec bash "$here/job.sh" "$(command -v mpirun)" "${options[@]}" bash -c "$worker" "$end" hvd-imagenet train "$@"

@@ -87,10 +87,10 @@ class Hosts:
         return subprocess.run(self.on(name, *command), capture_output=True, text=True, **options)
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """All of a host's processes, but its sshd."""
-        first = self._first(name)
-        there = os.readlink(f"/proc/{first}/ns/pid")
-        return [process for process in psutil.process_iter() if process.pid != first and _namespace(process) == there]
+        """All of a host's processes, but those of its sshd, which keeps sessions that TCP has not given up."""
+        there = os.readlink(f"/proc/{self._first(name)}/ns/pid")
+        found = psutil.process_iter(["name"])
+        return [process for process in found if process.info["name"] != "sshd" and _namespace(process) == there]
 
     def set_link(self, name: str, up: bool) -> None:
         """Plug a host's cable in, or out."""
