@@ -184,9 +184,7 @@ def require_fit(reports: Mapping[str, Report], over_gloo: bool) -> None:
     here = report_here()
     for name, report in reports.items():
         if report.version != here.version:
-            raise SettingsError(
-                f"{name}: has hvd_imagenet {report.version}, {here.name} has {here.version}; {INSTALL}"
-            )
+            raise SettingsError(f"{name}: has hvd_imagenet {report.version}, {here.name} has {here.version}; {INSTALL}")
         if not report.free_port:
             raise SettingsError(
                 f"{name}: has no free port to listen at; end what holds them (ss -tan), or widen "

@@ -96,6 +96,10 @@ class Hosts:
         """Plug a host's cable in, or out."""
         _ip("-n", self._switch, "link", "set", name, "up" if up else "down")
 
+    def mount(self, name: str, source: Path, folder: Path) -> None:
+        """Let a host see another folder in the place of one."""
+        self.run(name, "mount", "--bind", source, folder, check=True)
+
     def set_rate(self, name: str, rate: str) -> None:
         """Limit what a host sends and what it is sent, such as ``1gbit``."""
         for namespace, device in ((self._namespace(name), "eth0"), (self._switch, name)):
