@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 LAUNCHER = "launcher"
 PACKAGES = ["iproute2", "openssh-server", "openssh-client", "util-linux"]
+DELAY = Path(__file__).with_name("delay.py")
 SYSTEM_PACKAGES = Path(__file__).parents[1] / "launch" / "system-packages"
 CLUSTER_SECONDS = 10  # for all sshd to answer
 SSHD = """
@@ -57,6 +59,7 @@ class Hosts:
         self._prefix = f"hvd{os.getpid()}"
         self._switch = f"{self._prefix}-switch"
         self._daemons: dict[str, subprocess.Popen] = {}
+        self._cables: list[subprocess.Popen] = []
 
     def __enter__(self) -> Hosts:
         try:
@@ -67,10 +70,11 @@ class Hosts:
         return self
 
     def __exit__(self, *_) -> None:
-        for daemon in self._daemons.values():
-            daemon.kill()  # and with it its first process, at whose end the kernel ends all others of the host
-        for daemon in self._daemons.values():
-            daemon.wait()
+        started = [*self._daemons.values(), *self._cables]
+        for process in started:
+            process.kill()  # and with it a host's first process, at whose end the kernel ends all others of the host
+        for process in started:
+            process.wait()
         for name in [*map(self._namespace, self.addresses), self._switch]:
             subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
             shutil.rmtree(f"/etc/netns/{name}", ignore_errors=True)
@@ -100,11 +104,30 @@ class Hosts:
         """Let a host see another folder in the place of one."""
         self.run(name, "mount", "--bind", source, folder, check=True)
 
-    def set_rate(self, name: str, rate: str) -> None:
-        """Limit what a host sends and what it is sent, such as ``1gbit``."""
+    def set_link_speed(self, name: str, rate: str, delay_ms: float = 0) -> None:
+        """Limit what a host sends and what it is sent; once for each host.
+
+        Args:
+            rate: as tc has it, such as ``1gbit``.
+            delay_ms: how much later it arrives, either way.
+        """
+        if delay_ms:
+            self._delay(name, delay_ms)
         for namespace, device in ((self._namespace(name), "eth0"), (self._switch, name)):
             limit = ["tbf", "rate", rate, "burst", "256kb", "latency", "50ms"]
             _call("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", *limit)
+
+    def _delay(self, name: str, milliseconds: float) -> None:
+        """Put a slow stretch of cable between a host's port and the switch."""
+        near, far = f"{name}-near", f"{name}-far"
+        delaying = [sys.executable, DELAY, near, far, milliseconds]
+        command = ["ip", "netns", "exec", self._switch, *map(str, delaying)]
+        self._cables.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE))
+        self._cables[-1].stdout.readline()
+        _ip("-n", self._switch, "link", "add", f"{name}-port", "type", "bridge")
+        for device, bridge in ((name, f"{name}-port"), (near, f"{name}-port"), (far, "bridge")):
+            _ip("-n", self._switch, "link", "set", device, "master", bridge, "up")
+        _ip("-n", self._switch, "link", "set", f"{name}-port", "up")
 
     def set_keys(self, name: str, known: bool) -> None:
         """Whether a host lets anybody in."""

@@ -119,7 +119,7 @@ def test_several_hosts_take_the_same_steps_as_one(many, script, framework, image
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_slow_link(two, script, images, tmp_path):
     """What node2 sends and is sent goes at 1 Gbit/s, 5 ms later."""
-    two.set_rate("node2", "1gbit")
+    two.set_link_speed("node2", "1gbit", delay_ms=5)
     job = Job(two, script, tmp_path / "run", *OPTIONS, "--data.path", images)
     assert job.end(300) == 0, job.log()
 
