@@ -98,7 +98,7 @@ def test_a_host_that_does_not_answer_as_it_should(answer, message, monkeypatch):
     [
         (
             SAME._replace(version="0.0.9+abc"),
-            f"^b: has hvd_imagenet 0.0.9.abc, .* has 0.1.0.*; install",
+            "^b: has hvd_imagenet 0.0.9.abc, .* has 0.1.0.*; install",
         ),
         (SAME._replace(free_port=False), "^b: has no free port to listen at"),
         (SAME._replace(address="127.0.1.1"), "^b: its own name a leads to 127.0.1.1 there, and no other host"),
