@@ -7,6 +7,7 @@ others are disk, clock and kernel. One more, ``launcher``, is for the command th
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ class Hosts:
         self.names = [f"node{number}" for number in range(1, count + 1)]
         self.addresses = {name: f"10.71.0.{number}" for number, name in enumerate([*self.names, LAUNCHER], 1)}
         self._folder = folder
-        self._prefix = f"hvd{os.getpid()}"
+        self._prefix = f"hvd-{secrets.token_hex(3)}"
         self._switch = f"{self._prefix}-switch"
         self._daemons: dict[str, subprocess.Popen] = {}
         self._cables: list[subprocess.Popen] = []
@@ -200,7 +201,7 @@ def require_hosts() -> None:
     installed = subprocess.run(["bash", SYSTEM_PACKAGES, *PACKAGES], capture_output=True, text=True)
     if installed.returncode != 0:
         pytest.skip(installed.stderr)
-    name = f"hvd{os.getpid()}-try"
+    name = f"hvd-{secrets.token_hex(3)}-try"
     tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     subprocess.run(["ip", "netns", "delete", name], capture_output=True)
     if tried.returncode != 0:
