@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 
 TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -31,7 +32,8 @@ def main(one: str, other: str, milliseconds: str) -> None:
             on_the_way.append((time.monotonic() + float(milliseconds) / 1000, opposite[end], os.read(end, LONGEST)))
         while on_the_way and on_the_way[0][0] <= time.monotonic():
             _, end, frame = on_the_way.popleft()
-            os.write(end, frame)
+            with suppress(OSError):  # a device that is not up yet: nobody is there
+                os.write(end, frame)
 
 
 def opened(name: str) -> int:
