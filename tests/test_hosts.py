@@ -24,7 +24,7 @@ OPTIONS += ["--data.train_samples", "640", "--log.every_steps", "1"]
 STEPS = 9
 ENDLESS = ["--epochs", "100000", "--checkpoint.every_epochs", "null", "--evaluate.every_epochs", "100000"]
 ENDLESS += ["--checkpoint.every_steps", "4"]
-STALL_SECONDS, LAUNCHER_SECONDS = 5, 45  # the latter for mpirun, which cannot let go of a host that it does not reach
+STALL_SECONDS, LAUNCHER_SECONDS = 8, 60  # the latter for mpirun, which cannot let go of a host that it does not reach
 BAD_SECONDS = 45  # within which bad input is to be told, on a busy machine too
 
 
@@ -117,24 +117,22 @@ def test_several_hosts_take_the_same_steps_as_one(many, script, framework, image
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_slow_link(two, script, images, tmp_path):
-    """What node2 sends and is sent goes at 1 Gbit/s, 5 ms later."""
+def test_a_slow_link(two, script, recipe, image_folder, tmp_path):
+    """What node2 sends and is sent goes at 1 Gbit/s, and arrives 5 ms later."""
     two.set_link_speed("node2", "1gbit", delay_ms=5)
-    job = Job(two, script, tmp_path / "run", *OPTIONS, "--data.path", images)
+    job = Job(two, script, tmp_path / "run", "--config", recipe, "--data.path", image_folder)
     assert job.end(300) == 0, job.log()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_host_that_is_cut_off_is_named_and_nothing_is_left_on_any_host(two, script, images, tmp_path):
-    endless = [*OPTIONS, *ENDLESS, "--faults.stall_seconds", STALL_SECONDS]
-    job = Job(two, script, tmp_path / "run", *endless, "--data.path", images)
+def test_a_host_that_is_cut_off_is_named_and_nothing_is_left_on_any_host(two, script, recipe, image_folder, tmp_path):
+    options = ["--config", recipe, "--data.path", image_folder, *ENDLESS, "--faults.stall_seconds", STALL_SECONDS]
+    job = Job(two, script, tmp_path / "run", *options)
     until(lambda: has_saved(4)(job) or job.process.poll() is not None, 200)
     two.set_link("node2", up=False)
     start = time.monotonic()
-    while two.processes("node1") and time.monotonic() < start + 60:
-        time.sleep(0.1)
-    assert STALL_SECONDS <= time.monotonic() - start < STALL_SECONDS + 20
-    assert job.end(LAUNCHER_SECONDS) == 1
+    assert job.end(STALL_SECONDS + LAUNCHER_SECONDS) == 1
+    assert time.monotonic() - start >= STALL_SECONDS
     expected = f"job.sh: failed, exit status 1: worker 1 on node2 has not answered for {STALL_SECONDS} s (faults.sta"
     assert job.last_line().startswith(expected), job.log()
     until(lambda: not left(two), 30)
