@@ -100,7 +100,7 @@ def hosts_of(environment: Mapping[str, str]) -> list[Host]:
 
 
 def _parsed(entry: str, where: str) -> Host:
-    found = re.fullmatch(r"([\w.-]+)(?:(?::|\s+slots\s*=\s*)(\d+))?", entry, re.ASCII)
+    found = re.fullmatch(r"(\w[\w.-]*)(?:(?::|\s+slots\s*=\s*)(\d+))?", entry, re.ASCII)
     if not found or not int(found[2] or 1):
         raise SettingsError(f"{where}; {entry!r} is no host with its workers; give host:workers, such as node1:8")
     return Host(found[1], int(found[2] or 1))

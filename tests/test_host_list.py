@@ -42,7 +42,7 @@ def test_hosts_by_file(tmp_path):
         ({"HOSTS": "a:0"}, "HOSTS; 'a:0' is no host with its workers"),
         ({"HOSTS": "a:1,"}, "HOSTS; '' is no host"),
         ({"HOSTS": "a:b"}, "HOSTS; 'a:b' is no host"),
-        ({"HOSTS": "-oProxyCommand=x"}, "HOSTS; '-oProxyCommand=x' is no host"),
+        ({"HOSTS": "-v"}, "HOSTS; '-v' is no host"),  # of ssh, an option
         ({"HOSTS": "a:2,b:2,a:1"}, "HOSTS; a is named twice; name it once with all its workers: a:3"),
         ({"HOSTS": "127.0.0.1:2,localhost:2"}, "127.0.0.1 and localhost, one host, is named twice; name it once with"),
     ],

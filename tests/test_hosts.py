@@ -139,6 +139,18 @@ def test_a_host_that_is_cut_off_is_named_and_nothing_is_left_on_any_host(two, sc
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_a_launcher_that_is_killed_leaves_nothing_on_any_host(two, script, recipe, image_folder, tmp_path):
+    job = Job(two, script, tmp_path / "run", "--config", recipe, "--data.path", image_folder, *ENDLESS)
+    until(lambda: has_saved(4)(job) or job.process.poll() is not None, 200)
+    for process in two.processes(LAUNCHER):
+        process.kill()
+    until(lambda: not left(two), 60)
+    if script == "horovodrun.sh":  # of which the workers on other hosts hear nothing: they notice, and save
+        status = json.loads((job.run / "status.json").read_text())
+        assert status["exit_code"] == 75 and "lost its launcher; everything is saved" in status["reason"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_what_keeps_a_job_from_beginning_is_told_in_one_line(two, script, tmp_path):
     (tmp_path / "hosts.txt").write_text("# two\nnode1 slots=1\n\nnode2 slots=1  # the other\nnode1:2\n")
     cases = [
