@@ -30,13 +30,31 @@ def require_data(config: Config) -> None:
 
 
 def open_everywhere(config: Config, split: str, backend: Backend) -> Store:
-    """Open a split on all workers; on each host one goes first, so that a plain folder is indexed once."""
+    """Open a split on all workers; on each host one goes first, so that a plain folder is indexed once.
+
+    Raises:
+        RunError: it cannot be opened on one of them, or is not the same on all.
+    """
     store = None
     for turn in (backend.local_rank == 0, backend.local_rank != 0):
         with together(backend):
             if turn:
                 store = open_store(config.data.path, split, caching(config))
+    require_same_data(store, split, backend)
     return store
+
+
+def require_same_data(store: Store, split: str, backend: Backend) -> None:
+    """Raise DataError unless all workers have opened a split with the same contents."""
+    with together(backend):
+        given = backend.gather((socket.gethostname(), str(store.path), store.contents()))
+        first_host, first_path, expected = given[0]
+        for rank, (host, path, contents) in enumerate(given):
+            if contents != expected:
+                raise DataError(
+                    f"{path}: the {split} images of worker {rank} on {host} (checksum {contents}) are not those of "
+                    f"worker 0 on {first_host} in {first_path} ({expected}); copy one set to all hosts"
+                )
 
 
 def sample_stream(config: Config, train_set: Store) -> SampleStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from hvd_imagenet.inputs import (
 from hvd_imagenet.policy import LargeBatchPolicy
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.stream import SampleStream
+from hvd_imagenet.version import version
 
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
 WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
@@ -68,6 +70,7 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
     Raises:
         RunError: on all workers the same.
     """
+    require_same_code(backend)
     require_same_settings(config, backend)
     with together(backend):
         require_data(config)
@@ -91,6 +94,18 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
             run.write_config(config)
     job.begin()
     return Start(config, settings, run, backend, job, policy, train_set, val_set, stream, progress, resumed)
+
+
+def require_same_code(backend: Backend) -> None:
+    """Raise SettingsError unless all workers run the same version of this package, to the byte."""
+    with together(backend):
+        given = backend.gather((socket.gethostname(), version()))
+        for rank, (host, other) in enumerate(given):
+            if other != given[0][1]:
+                raise SettingsError(
+                    f"worker {rank} on {host} runs hvd_imagenet {other}, worker 0 on {given[0][0]} runs {given[0][1]}; "
+                    "install the same on all hosts, or into a folder that all see: bash launch/install.sh"
+                )
 
 
 def require_same_settings(config: Config, backend: Backend) -> None:

@@ -6,7 +6,8 @@
 #
 # TERM, INT, HUP and USR1 become the file RUN/STOP: the job saves after the step at hand and ends with status 75. A second
 # signal ends the launcher, and what it has started, at once. Launchers themselves give workers a few seconds at most,
-# and horovodrun turns every status into 1; RUN/status.json has the one that the workers ended with.
+# and horovodrun turns every status into 1; RUN/status.json has the one that the workers ended with. A launcher that goes
+# on for half a minute after its job has ended, as mpirun does where it cannot reach a host any more, is ended, too.
 set -uo pipefail
 
 stop() {
@@ -30,6 +31,30 @@ stop() {
 # The value of a key in a status file, which has one per line.
 value() {
     sed -n "s/^ \"$2\": \"\{0,1\}\(.*[^\",]\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | sed 's/\\"/"/g; s/\\\\/\\/g'
+}
+
+# The status file that tells how this job ended, or goes on.
+account() {
+    if [ ! -s "$HVD_IMAGENET_STATUS" ] && [ "$(cat "$run/status.json" 2>/dev/null)" != "$before" ]; then
+        echo "$run/status.json"
+    else
+        echo "$HVD_IMAGENET_STATUS"
+    fi
+}
+
+# The exit status in it; nothing while the job goes on.
+exit_code() {
+    value "$(account)" exit_code 2>/dev/null | grep -xE '[0-9]+'
+}
+
+end_launcher_after_job() {
+    until exit_code >/dev/null; do
+        sleep 5
+        kill -0 "$launcher" 2>/dev/null || return
+    done
+    sleep 30
+    # With its children, such as the ssh to that host, which may be in groups of their own.
+    kill -KILL -- "-$launcher" $(cat "/proc/$launcher/task/$launcher/children" 2>/dev/null)
 }
 
 # A function, so that the script is read whole before it begins: it may be replaced while a job runs.
@@ -56,7 +81,10 @@ main() {
     fi
 
     before=$(cat "$run/status.json" 2>/dev/null)
-    HVD_IMAGENET_STATUS=$(mktemp) # told by a job that ends before it has taken the folder
+    # Told by a job that ends before it has taken the folder; beside that, since the first worker may be on another host.
+    beside=$(realpath -m "$run/..")
+    while [ ! -d "$beside" ]; do beside=$(dirname "$beside"); done
+    HVD_IMAGENET_STATUS=$(mktemp -p "$beside" .status-XXXXXX 2>/dev/null || mktemp)
     export HVD_IMAGENET_STATUS
     rm "$HVD_IMAGENET_STATUS"
     trap 'rm -f "$HVD_IMAGENET_STATUS"' EXIT
@@ -71,20 +99,20 @@ main() {
     set -m # a process group of its own: what the terminal sends to this script should not end the launcher
     "$@" </dev/null &
     launcher=$!
+    end_launcher_after_job &
+    watcher=$!
+    disown
     while kill -0 "$launcher" 2>/dev/null; do
-        wait "$launcher" # a signal to this script ends the waiting, too
+        wait "$launcher" 2>/dev/null # a signal to this script ends the waiting, too
     done
     wait "$launcher"
     status=$?
+    kill -- "-$watcher" 2>/dev/null
     [ -z "$asked" ] || rm -f "$run/STOP" # it was for this job alone
 
-    account=$HVD_IMAGENET_STATUS
-    if [ ! -s "$account" ] && [ "$(cat "$run/status.json" 2>/dev/null)" != "$before" ]; then
-        account=$run/status.json
-    fi
-    code=
-    [ -s "$account" ] && code=$(value "$account" exit_code)
-    if ! [[ $code =~ ^[0-9]+$ ]]; then
+    account=$(account)
+    code=$(exit_code)
+    if [ -z "$code" ]; then
         if [ "$status" -ne 0 ]; then
             echo "job.sh: the launcher ended with status $status, and no worker has said why; see above" >&2
         fi

@@ -259,6 +259,30 @@ def test_a_file_is_a_request_from_when_it_is_to_be_watched(tmp_path):
         assert stop.asked == f"found {tmp_path / 'STOP'}"
 
 
+@pytest.mark.parametrize(
+    ("launched", "asked"),
+    [({"HOROVOD_RANK": "0"}, "lost its launcher"), ({}, ""), ({"HOROVOD_RANK": "0", "HOROVOD_ELASTIC": "1"}, "")],
+)
+def test_the_end_of_a_launcher_is_a_request_for_its_workers(launched, asked, tmp_path):
+    """It shows in that nobody takes their output; the reader of another process's output may go as it likes."""
+    program = f"""
+import time, pathlib
+from hvd_imagenet.faults.stopping import StopRequests
+with StopRequests() as stop:
+    time.sleep(1.3)
+    assert stop.asked == ""
+    print("ready", flush=True)
+    time.sleep(2.5)
+    pathlib.Path({str(tmp_path / "asked")!r}).write_text(stop.asked)
+"""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env={**outside, **launched})
+    assert process.stdout.readline() == b"ready\n"
+    process.stdout.close()
+    process.wait(20)
+    assert (tmp_path / "asked").read_text() == asked
+
+
 class Weights:
     """As much of a backend as a comparison needs: all workers' fingerprints, seen from one."""
 

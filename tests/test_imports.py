@@ -16,6 +16,7 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "horovod"}
 FLOORS = {
     "": 0,
     "errors": 1,
+    "version": 1,
     "durable": 1,
     "policy": 1,
     "stream": 1,
@@ -26,6 +27,7 @@ FLOORS = {
     "data": 2,
     "backend": 2,
     "host": 2,
+    "hosts": 2,
     "torch": 3,
     "keras": 3,
     "checkpoint": 3,
@@ -57,6 +59,7 @@ ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}
 OUTSIDE = {
     "policy": set(),
     "errors": set(),
+    "version": set(),
     "durable": set(),
     "stream": {"numpy"},
     "models/spec": set(),

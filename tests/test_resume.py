@@ -129,6 +129,20 @@ def test_what_a_start_that_was_cut_short_leaves_is_not_in_the_way(
     assert train(recipe, image_folder, tmp_path / "run", "--epochs", "1000" if status else "1") == status
 
 
+@pytest.mark.parametrize(("minutes_ago", "status"), [(3, 0), (0, 75)])
+@pytest.mark.parametrize("hours_ahead", [-1, 1])
+def test_an_old_request_to_stop_is_known_as_such_by_the_files_clock(
+    recipe, image_folder, tmp_path, monkeypatch, hours_ahead, minutes_ago, status
+):
+    """This host's own clock is off, as it seems from the file server."""
+    true_time = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: true_time() + hours_ahead * 3600 * 10**9)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "STOP").touch()
+    os.utime(tmp_path / "run" / "STOP", ns=(true_time() - minutes_ago * 60 * 10**9,) * 2)
+    assert train(recipe, image_folder, tmp_path / "run", "--epochs", "1000" if status else "1") == status
+
+
 def test_a_damaged_newest_does_not_push_out_good_ones(three):
     """With keep 1, the damaged one must not count as the newest of them."""
     flip(three / "checkpoints" / "step-00000008" / "state.json", 80)

@@ -1,13 +1,17 @@
 """Bad input and bad ends: one line, the right status, and nothing that was there is touched."""
 
 import os
+import socket
 
 import pytest
 from conftest import make_image_folder
 from runs import train
 
-from hvd_imagenet import cli
+from hvd_imagenet import cli, startup
 from hvd_imagenet.errors import DataError
+from hvd_imagenet.version import version
+
+HOST = socket.gethostname()
 
 pytestmark = pytest.mark.one_launch
 
@@ -48,6 +52,32 @@ def test_settings_that_differ_between_workers_are_refused(workers, recipe, image
     assert train(recipe, image_folder, shared / "refused", "--lr.reference", f"0.{int(rank) + 1}") == 2
     if rank == "0":
         assert "lr.reference: 0.2 on worker 1, 0.1 on worker 0" in capsys.readouterr().err
+    assert not (shared / "refused").exists()
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_another_version_of_the_package_is_refused(workers, recipe, image_folder, shared, monkeypatch, capsys):
+    if os.environ["HOROVOD_RANK"] == "1":
+        monkeypatch.setattr(startup, "version", lambda: "0.0.9+abc")
+    assert train(recipe, image_folder, shared / "refused") == 2
+    if os.environ["HOROVOD_RANK"] == "0":
+        said = capsys.readouterr().err
+        assert f"worker 1 on {HOST} runs hvd_imagenet 0.0.9+abc, worker 0 on {HOST} runs {version()}; install" in said
+    assert not (shared / "refused").exists()
+
+
+@pytest.mark.parametrize("workers", [2])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_other_data_is_refused(workers, split, recipe, image_folder, session_folder, shared, capsys):
+    """On worker 1, one image of one split is missing."""
+    rank, path = os.environ["HOROVOD_RANK"], image_folder
+    if rank == "1":
+        path = make_image_folder(session_folder / f"other-{split}", 50 - (split == "train"), 23 - (split == "val"))
+    assert train(recipe, path, shared / "refused") == 3
+    if rank == "0":
+        said = capsys.readouterr().err
+        assert f"other-{split}: the {split} images of worker 1 on {HOST} (checksum " in said
+        assert f"are not those of worker 0 on {HOST} in {image_folder} (" in said and said.count("\n") == 1
     assert not (shared / "refused").exists()
 
 

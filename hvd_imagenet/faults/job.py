@@ -26,7 +26,7 @@ from hvd_imagenet.faults.witness import Witness
 from hvd_imagenet.run_directory import RunDirectory
 
 WRITE_SECONDS = 60  # how long a worker that ends the job waits for its own checkpoint
-CLOCKS = 60 * 10**9  # nanoseconds by which the clocks of hosts and file servers may differ
+CLOCKS = 60 * 10**9  # nanoseconds by which a file's time may be off, beside the difference of the clocks
 
 
 class Job:
@@ -79,7 +79,8 @@ class Job:
         lock = RunLock(self._run.lock)
         lock.acquire(lambda text: print(text, flush=True))
         self._lock = lock
-        if self._run.stop.exists() and self._run.stop.stat().st_mtime_ns <= max(lock.held_until, self._born - CLOCKS):
+        born = self._born + lock.ahead - CLOCKS
+        if self._run.stop.exists() and self._run.stop.stat().st_mtime_ns <= max(lock.held_until, born):
             self._run.stop.unlink()  # a request to a job before, which has not come to heed it
         return self._run.holds_run(resume)  # a job that was waited for may have left its run in it
 
@@ -87,8 +88,8 @@ class Job:
         """From now on, the run's status.json tells what becomes of the job."""
         me = {"rank": self._backend.rank, "host": socket.gethostname(), "pid": os.getpid()}
         workers = self._backend.gather(me)
-        self._status.job = self._backend.gather(secrets.token_hex(8))[0]
-        self._status.path = self._run.status
+        # Of worker 0: where nobody has named the folder, it is called by the date, which others may see differently.
+        self._status.job, self._status.path = self._backend.gather((secrets.token_hex(8), self._run.status))[0]
         if self._backend.rank == 0:
             self._status.running(workers)
             self.stop.file = self._run.stop

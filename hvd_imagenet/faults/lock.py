@@ -35,6 +35,7 @@ class RunLock:
     Attributes:
         held_until: the latest moment that the holder before may have lived, in nanoseconds of the files' times; 0:
             there was none.
+        ahead: by how much the files' clock, which may be a server's, is ahead of this machine's, in nanoseconds.
     """
 
     def __init__(self, path: Path, patience: float = 30, beat: float = 2):
@@ -42,6 +43,7 @@ class RunLock:
         self._patience = patience
         self._beat = beat
         self.held_until = 0.0
+        self.ahead = 0
         self._released = threading.Event()
         self._seen: tuple[int, float] = (0, 0.0)  # the file's time, and since when it has been that
 
@@ -75,6 +77,7 @@ class RunLock:
         self._file.write(json.dumps(me))
         self._file.flush()
         os.fsync(self._file.fileno())
+        self.ahead = os.fstat(self._file.fileno()).st_mtime_ns - time.time_ns()
         if self._locked:
             return True
         time.sleep(2 * self._beat)  # flock has not decided it: of all that write now, the last one does

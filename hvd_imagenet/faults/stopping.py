@@ -1,8 +1,9 @@
-"""Requests to stop: a signal to this worker, or a file named STOP in the run's folder."""
+"""Requests to stop: a signal to this worker, a file named STOP in the run's folder, or the end of its launcher."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -45,6 +46,8 @@ class StopRequests:
         self._left = threading.Event()
         # A thread of its own: where the file's server hangs, signals are still taken.
         threading.Thread(target=self._look_for_file, name="stop file", daemon=True).start()
+        if "HOROVOD_RANK" in os.environ and "HOROVOD_ELASTIC" not in os.environ:  # where workers come and go
+            threading.Thread(target=self._look_for_launcher, name="stop launcher", daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -67,6 +70,11 @@ class StopRequests:
             if self.file is not None and not self.asked and os.path.exists(self.file):
                 self._ask(f"found {self.file}")
 
+    def _look_for_launcher(self) -> None:
+        while not self._left.wait(POLL_SECONDS):
+            if not self.asked and _launcher_is_gone():
+                self._ask("lost its launcher")
+
     def _take(self, number: int) -> None:
         if not self.asked:
             self._ask(f"got {signal.Signals(number).name}")
@@ -79,3 +87,10 @@ class StopRequests:
         self.asked = what
         if sys.stderr.isatty():
             print(f"{what}: ending, with all saved that is to be saved; a second signal ends at once", file=sys.stderr)
+
+
+def _launcher_is_gone() -> bool:
+    """Whether nobody takes this worker's output any more: on another host, horovodrun's end shows in nothing else."""
+    output = select.poll()
+    output.register(1, 0)  # for what is always told
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in output.poll(0))

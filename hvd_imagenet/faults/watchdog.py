@@ -195,7 +195,7 @@ class Watchdog:
                 self._end(told)
             elif other.gone >= ACCOUNT_SECONDS + extra:
                 self._lost(rank, f"{name} is gone: killed with all that belongs to it, or its host failed; {remedy}")
-        elif other.silent >= self._stall + extra:
+        elif other.silent >= self._stall + (extra and extra + 2 * self._beat):  # both may have been heard a beat apart
             silence = f"{name} has not answered for {self._stall:g} s (faults.stall_seconds)"
             self._lost(rank, f"{silence}: it is stopped, or its host or network is down; {remedy}")
 

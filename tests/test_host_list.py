@@ -1,0 +1,146 @@
+"""The hosts that a job is to run on: how they are named, and what would keep it from beginning."""
+
+import json
+
+import pytest
+
+import hvd_imagenet.version
+from hvd_imagenet import hosts
+from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.hosts import Host, Report, hosts_of, interface_of, main, report_here, reports_of, require_fit
+from hvd_imagenet.version import version
+
+AWAY = "198.51.100.1"  # an address of nobody
+SAME = Report("a", "10.0.0.1", version(), {"lo": "127.0.0.1", "eth0": "10.0.0.1"}, True)
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ("node1:8,node2:4", [("node1", 8), ("node2", 4)]),
+        ("node1, node-2.cluster:16", [("node1", 1), ("node-2.cluster", 16)]),
+        ("10.0.0.1:2", [("10.0.0.1", 2)]),
+    ],
+)
+def test_hosts_by_list(listed, found):
+    assert hosts_of({"HOSTS": listed}) == found
+
+
+def test_hosts_by_file(tmp_path):
+    (tmp_path / "hosts").write_text("# both\n\nnode1 slots=8\n  node2   slots = 4 # old\nnode3\nnode4:2\n")
+    found = [("node1", 8), ("node2", 4), ("node3", 1), ("node4", 2)]
+    assert hosts_of({"HOSTFILE": str(tmp_path / "hosts"), "HOSTS": ""}) == found
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "HOSTS: give the hosts with their workers, HOSTS=node1:8,node2:8, or a file: HOSTFILE=FILE"),
+        ({"HOSTS": "a", "HOSTFILE": "b"}, "HOSTS: give the hosts with their workers"),
+        ({"HOSTFILE": "/nowhere"}, "HOSTFILE: /nowhere; cannot be read (No such file or directory)"),
+        ({"HOSTFILE": "/dev/null"}, "HOSTFILE: /dev/null; names no host"),
+        ({"HOSTS": "a:0"}, "HOSTS; 'a:0' is no host with its workers"),
+        ({"HOSTS": "a:1,"}, "HOSTS; '' is no host"),
+        ({"HOSTS": "a:b"}, "HOSTS; 'a:b' is no host"),
+        ({"HOSTS": "-v"}, "HOSTS; '-v' is no host"),  # of ssh, an option
+        ({"HOSTS": "a:2,b:2,a:1"}, "HOSTS; a is named twice; name it once with all its workers: a:3"),
+        ({"HOSTS": "127.0.0.1:2,localhost:2"}, "127.0.0.1 and localhost, one host, is named twice; name it once with"),
+    ],
+)
+def test_hosts_that_are_not_understood(environment, message):
+    with pytest.raises(SettingsError) as error:
+        hosts_of(environment)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_plan_for_this_machine_alone(capsys):
+    assert main(["gloo"], {"HOSTS": "localhost:2"}) == 0
+    assert capsys.readouterr().out == "2 localhost:2 lo\n"
+    assert main(["here"]) == 0
+    assert Report(**json.loads(capsys.readouterr().out)) == report_here()
+    assert main(["gloo"], {}) == 2
+    assert capsys.readouterr().err.startswith("hvd-imagenet: error: HOSTS: give")
+
+
+def test_ssh_is_asked_with_the_port_and_key_given():
+    command = hosts.ssh_of({"SSH_PORT": "2222", "SSH_KEY": "/key"})
+    assert command[:3] == ["ssh", "-o", "BatchMode=yes"] and command[-4:] == ["-p", "2222", "-i", "/key"]
+    assert "-p" not in hosts.ssh_of({"SSH_PORT": ""})
+
+
+def test_a_host_is_heard_behind_whatever_its_shell_says():
+    """In the place of ssh, a shell: its first argument is the host, its second the command."""
+    reports = reports_of([Host(AWAY, 1)], ["sh", "-c", 'echo Welcome; sh -c "$1"'])
+    assert reports == {AWAY: report_here()}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("echo no module >&2; exit 1", "hvd_imagenet cannot be started there with .*python.* \\(no module\\); install"),
+        ("true", "\\(it answers nothing\\)"),
+        ("echo '{\"name\": 1}'", "hvd_imagenet cannot be started there"),
+        ("echo Permission denied '(publickey)' >&2; exit 255", "without a password .*: ssh-copy-id 198.51.100.1"),
+        ("echo Could not resolve hostname >&2; exit 255", "nobody knows that name"),
+        ("echo Host key verification failed. >&2; exit 255", "ssh-keygen -R 198.51.100.1"),
+        ("echo No route to host >&2; exit 255", "cannot be reached by ssh \\(No route to host\\); is it up"),
+        ("exec sleep 60", "has not answered in 0.2 s"),
+    ],
+)
+def test_a_host_that_does_not_answer_as_it_should(answer, message, monkeypatch):
+    monkeypatch.setattr(hosts, "ANSWER_SECONDS", 0.2 if "sleep" in answer else 30)
+    with pytest.raises(SettingsError, match=f"^{AWAY}: .*{message}"):
+        reports_of([Host("localhost", 1), Host(AWAY, 1)], ["sh", "-c", answer])
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        (
+            SAME._replace(version="0.0.9+abc"),
+            "^b: has hvd_imagenet 0.0.9.abc, .* has 0.1.0.*; install",
+        ),
+        (SAME._replace(free_port=False), "^b: has no free port to listen at"),
+        (SAME._replace(address="127.0.1.1"), "^b: its own name a leads to 127.0.1.1 there, and no other host"),
+        (SAME._replace(address=None), "^b: its own name a leads nowhere there"),
+    ],
+)
+def test_hosts_that_cannot_make_one_job(report, message):
+    require_fit({"a": SAME, "b": SAME}, over_gloo=True)
+    with pytest.raises(SettingsError, match=message):
+        require_fit({"a": SAME, "b": report}, over_gloo=True)
+
+
+def test_a_name_that_leads_back_is_in_the_way_of_gloo_between_hosts_only():
+    loop = SAME._replace(address="127.0.1.1")
+    require_fit({"a": loop, "b": loop}, over_gloo=False)
+    require_fit({"a": loop}, over_gloo=True)
+
+
+@pytest.mark.parametrize("wanted", ["ib0", "10.9.0.0/24", "10.9.0.1"])
+def test_an_interface_that_a_host_has_not_got(wanted, monkeypatch):
+    here = SAME._replace(name="here", interfaces={"ib0": "10.9.0.1"})
+    monkeypatch.setattr(hosts, "report_here", lambda: here)
+    assert interface_of([Host(AWAY, 1)], {AWAY: here}, wanted) == wanted
+    with pytest.raises(SettingsError, match=f"^NETWORK_INTERFACE: {wanted}; {AWAY} has no such interface"):
+        interface_of([Host(AWAY, 1)], {AWAY: SAME}, wanted)
+
+
+def test_the_interface_by_which_the_hosts_are_reached(monkeypatch):
+    monkeypatch.setattr(hosts, "_address_towards", lambda name: {AWAY: "10.0.0.1"}[name])
+    monkeypatch.setattr(hosts, "report_here", lambda: SAME)
+    assert interface_of([Host("localhost", 1), Host(AWAY, 1)], {AWAY: SAME}, None) == "eth0"
+    other = SAME._replace(interfaces={"ens3": "10.0.0.2"})
+    with pytest.raises(SettingsError, match=f"eth0, by which {AWAY} is reached from here; {AWAY} has no"):
+        interface_of([Host(AWAY, 1)], {AWAY: other}, None)
+
+
+def test_a_version_is_that_of_the_code(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text("1")
+    monkeypatch.setattr(hvd_imagenet.version, "__file__", str(tmp_path / "version.py"))
+    first = version()
+    assert version() == first and first.startswith("0.1.0+")
+    (tmp_path / "a.py").write_text("2")
+    second = version()
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({first, second, version()}) == 3

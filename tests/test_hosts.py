@@ -1,0 +1,226 @@
+"""Jobs on several hosts by launch/horovodrun.sh and launch/mpirun.sh: see ``hosts.py`` for what a host is here."""
+
+import json
+import shutil
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import make_image_folder
+from hosts import LAUNCHER, Hosts, require_hosts
+from jobs import has_saved, outside, until
+from runs import closest, metrics, train, weights
+
+from hvd_imagenet.version import version
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ["horovodrun.sh", "mpirun.sh"]
+# A minibatch of 7 micro-batches of 32: uneven shares on 2 and on 4 hosts. 3 epochs of 640 images take 9 steps.
+OPTIONS = ["--config", "fashion_mnist", "--precision", "float64", "--batch.global_size", "224", "--model.classes", "2"]
+OPTIONS += ["--data.train_samples", "640", "--log.every_steps", "1"]
+STEPS = 9
+ENDLESS = ["--epochs", "100000", "--checkpoint.every_epochs", "null", "--evaluate.every_epochs", "100000"]
+ENDLESS += ["--checkpoint.every_steps", "4"]
+STALL_SECONDS, LAUNCHER_SECONDS = 8, 60  # the latter for mpirun, which cannot let go of a host that it does not reach
+BAD_SECONDS = 45  # within which bad input is to be told, on a busy machine too
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def many(request, tmp_path_factory):
+    """Two and four hosts."""
+    require_hosts()
+    with Hosts(request.param, tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def two(tmp_path):
+    require_hosts()
+    folder = tmp_path / "hosts"
+    folder.mkdir()
+    with Hosts(2, folder) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="session")
+def images(session_folder):
+    return make_image_folder(session_folder / "some-hundreds", 640, 31, size=(28, 28))
+
+
+@pytest.fixture(scope="session")
+def alone(session_folder, images):
+    """The folders of one run per framework on this machine alone."""
+    for framework in ("torch", "keras"):
+        run = session_folder / f"alone-{framework}"
+        assert train("fashion_mnist", images, run, *OPTIONS[2:], "--framework", framework) == 0
+    return lambda framework: session_folder / f"alone-{framework}"
+
+
+class Job:
+    """A job that is started on the launcher, on one worker of each host.
+
+    Attributes:
+        process: that of the script; run: the folder of the run.
+    """
+
+    def __init__(self, hosts: Hosts, script: str, run: Path, *options, **environment):
+        self.run = run
+        self._log = run.with_name(f"{run.name}.log")
+        known = {"HOSTS": ",".join(f"{name}:1" for name in hosts.names), "OMP_NUM_THREADS": "1"}
+        known |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                hosts.on(LAUNCHER, "bash", ROOT / "launch" / script, *options, "--run", run),
+                env={**outside(), "TF_CPP_MIN_LOG_LEVEL": "3", **known, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def last_line(self) -> str:
+        return self.log().splitlines()[-1]
+
+    def workers(self):
+        return (self.run / "status.json").exists()
+
+    def end(self, seconds: float) -> int:
+        return self.process.wait(seconds)
+
+
+def left(hosts: Hosts) -> list:
+    """What still runs, on all hosts."""
+    return [process for name in hosts.addresses for process in hosts.processes(name)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_several_hosts_take_the_same_steps_as_one(many, script, framework, images, alone, tmp_path):
+    job = Job(many, script, tmp_path / "run", *OPTIONS, "--data.path", images, "--framework", framework)
+    assert job.end(300) == 0, job.log()
+    status = json.loads((job.run / "status.json").read_text())
+    assert [worker["host"] for worker in status["workers"]] == many.names
+    one = alone(framework)
+    for kind, count in (("step", STEPS), ("eval", 3)):
+        losses = [[event["loss"] for event in metrics(run, kind)] for run in (one, job.run)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-9) and len(losses[0]) == count
+    ones, others = weights(one, STEPS), weights(job.run, STEPS)
+    for kind in ones:
+        for name in ones[kind]:
+            assert closest({name: ones[kind][name]}, {name: others[kind][name]}) < 1e-9, name
+    until(lambda: not left(many), 30)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_slow_link(two, script, recipe, image_folder, tmp_path):
+    """What node2 sends and is sent goes at 1 Gbit/s, and arrives 5 ms later."""
+    two.set_link_speed("node2", "1gbit", delay_ms=5)
+    job = Job(two, script, tmp_path / "run", "--config", recipe, "--data.path", image_folder)
+    assert job.end(300) == 0, job.log()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_host_that_is_cut_off_is_named_and_nothing_is_left_on_any_host(two, script, recipe, image_folder, tmp_path):
+    options = ["--config", recipe, "--data.path", image_folder, *ENDLESS, "--faults.stall_seconds", STALL_SECONDS]
+    job = Job(two, script, tmp_path / "run", *options)
+    until(lambda: has_saved(4)(job) or job.process.poll() is not None, 200)
+    two.set_link("node2", up=False)
+    start = time.monotonic()
+    assert job.end(STALL_SECONDS + LAUNCHER_SECONDS) == 1
+    assert time.monotonic() - start >= STALL_SECONDS
+    expected = f"job.sh: failed, exit status 1: worker 1 on node2 has not answered for {STALL_SECONDS} s (faults.sta"
+    assert job.last_line().startswith(expected), job.log()
+    until(lambda: not left(two), 30)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_launcher_that_is_killed_leaves_nothing_on_any_host(two, script, recipe, image_folder, tmp_path):
+    job = Job(two, script, tmp_path / "run", "--config", recipe, "--data.path", image_folder, *ENDLESS)
+    until(lambda: has_saved(4)(job) or job.process.poll() is not None, 200)
+    for process in two.processes(LAUNCHER):
+        with suppress(psutil.NoSuchProcess):  # its parent was the first
+            process.kill()
+    until(lambda: not left(two), 60)
+    if script == "horovodrun.sh":  # of which the workers on other hosts hear nothing: they notice, and save
+        status = json.loads((job.run / "status.json").read_text())
+        assert status["exit_code"] == 75 and "lost its launcher; everything is saved" in status["reason"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_keeps_a_job_from_beginning_is_told_in_one_line(two, script, tmp_path):
+    (tmp_path / "hosts.txt").write_text("# two\nnode1 slots=1\n\nnode2 slots=1  # the other\nnode1:2\n")
+    cases = [
+        ({"HOSTS": "node1:1,node7:1"}, "node7: nobody knows that name; correct it"),
+        ({"HOSTS": "node1:1,node1:2"}, "HOSTS; node1 is named twice; name it once with all its workers: node1:3"),
+        ({"HOSTS": "node1:1,10.71.0.1:1"}, "HOSTS; node1 and 10.71.0.1, one host, is named twice"),
+        ({"HOSTS": "", "HOSTFILE": tmp_path / "hosts.txt"}, "hosts.txt; node1 is named twice"),
+        ({"HOSTS": "node1:1,10.71.0.99:1"}, "10.71.0.99: cannot be reached by ssh (ssh: connect to host"),
+        ({"NETWORK_INTERFACE": "ib0"}, "NETWORK_INTERFACE: ib0; launcher has no such interface, only lo, eth0"),
+        ({"SSH_PORT": "23"}, "cannot be reached by ssh (ssh: connect to host node1 port 23: Connection refused)"),
+    ]
+    for environment, message in cases:
+        refused(two, script, tmp_path, message, **environment)
+    two.set_keys("node2", known=False)
+    refused(two, script, tmp_path, "node2: lets nobody in without a password (root@node2: Permission denied")
+    two.set_keys("node2", known=True)
+    if script == "horovodrun.sh":  # Gloo
+        two.set_addresses("node2", "127.0.1.1 node2")
+        refused(two, script, tmp_path, "node2: its own name node2 leads to 127.0.1.1 there, and no other host can")
+
+
+def test_a_host_without_a_free_port(two, tmp_path):
+    """All that node2 may choose from is one port, and that is taken."""
+    taken = "import socket, time; s = socket.create_server(('', 61000)); print(flush=True); time.sleep(60)"
+    two.run("node2", "sysctl", "-qw", "net.ipv4.ip_local_port_range=61000 61000", check=True)
+    holder = subprocess.Popen(two.on("node2", "python3", "-c", taken), stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    refused(two, "horovodrun.sh", tmp_path, "node2: has no free port to listen at; end what holds them")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "hvd_imagenet cannot be started there with"),
+        (lambda folder: (folder / "more.py").touch(), f"launcher has {version()}; install the same on all hosts"),
+    ],
+    ids=["none", "another"],
+)
+def test_a_host_with_another_version_or_none(two, tmp_path, change, message):
+    """node2 sees another folder where the package is."""
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "hvd_imagenet", other / "hvd_imagenet", ignore=shutil.ignore_patterns("__pycache__"))
+    change(other / "hvd_imagenet")
+    two.mount("node2", other, ROOT)
+    refused(two, "mpirun.sh", tmp_path, f"node2: {'has hvd_imagenet ' if 'launcher' in message else ''}")
+    refused(two, "mpirun.sh", tmp_path, message)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_other_data_on_another_host_is_refused_naming_both(two, script, images, tmp_path):
+    """node2 sees other images in the same folder: two classes, and as many of each."""
+    (tmp_path / "data").mkdir()
+    for name, source in (("node1", images), ("node2", make_image_folder(tmp_path / "others", 640, 31, size=(29, 28)))):
+        two.mount(name, source, tmp_path / "data")
+    job = Job(two, script, tmp_path / "run", *OPTIONS, "--data.path", tmp_path / "data")
+    assert job.end(200) == 3, job.log()
+    line = job.last_line()
+    assert "the train images of worker 1 on node2 (checksum " in line and "those of worker 0 on node1 in " in line
+    assert not job.run.exists() and not list(tmp_path.glob(".status*"))
+    until(lambda: not left(two), 30)
+
+
+def refused(hosts, script, folder, message, **environment):
+    """Hold that a job is refused with this one line, in time, having left nothing anywhere, besides what was there."""
+    before = {process.pid for process in left(hosts)}
+    job = Job(hosts, script, folder / "refused", "--data.path", "/data", **{k: str(v) for k, v in environment.items()})
+    assert job.end(BAD_SECONDS) == 2, job.log()
+    assert job.log().startswith("hvd-imagenet: error: ") and job.log().count("\n") == 1, job.log()
+    assert message in job.log()
+    assert not job.run.exists() and {process.pid for process in left(hosts)} == before
