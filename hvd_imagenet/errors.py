@@ -63,3 +63,11 @@ class LostContactError(RunError):
     """An exchange with the other workers failed, because one of them is gone; which one, this worker cannot tell."""
 
     exit_code = 1
+
+
+class UnfitError(RunError):
+    """The doctor has found what would break a job; its report has said so."""
+
+    exit_code = 1
+    everywhere = True
+    settled = True
