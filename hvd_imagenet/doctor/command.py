@@ -57,19 +57,17 @@ def main(arguments: list[str]) -> None:
 
 def examine(launch: Launch, collective: Child, as_json: bool) -> list[str]:
     """Make all checks with all workers, and print the report; the names of those that failed."""
-    found, meeting, hosts = Found(), Meeting(0, 1, {}), [socket.gethostname()]
     try:
         meeting = rendezvous.meet(launch, collective)
         hosts = meeting.gather(socket.gethostname(), HELLO_SECONDS)
         found = _look(launch, meeting, collective, hosts)
-        return _conclude(launch, meeting, hosts, found, as_json)
+        return _conclude(launch, meeting, hosts, found, collective, as_json)
     except MeetingError as error:
         # On its own, then: every worker says what it knows, the first one in full.
         remedy = "open the ports between the hosts; use one MPI, inside and outside; see below"
-        found += Found([failure("workers", f"worker {launch.rank}: {error}", remedy)])
-        if not found.facts:
-            found += guard.look(guard.CHECKS, launch)
-        return _conclude(launch, Meeting(0, 1, {}), [socket.gethostname()], found, as_json)
+        found = Found([failure("workers", f"worker {launch.rank}: {error}", remedy)])
+        found += guard.look(guard.CHECKS, launch)
+        return _conclude(launch, Meeting(0, 1, {}), [socket.gethostname()], found, collective, as_json)
 
 
 def _look(launch: Launch, meeting: Meeting, collective: Child, hosts: list[str | None]) -> Found:
@@ -84,7 +82,7 @@ def _look(launch: Launch, meeting: Meeting, collective: Child, hosts: list[str |
         meeting.gather(None, guard.DATA.seconds)
     if launch.network and launch.size > 1:
         found += _network(meeting, hosts, found.facts)
-    found.facts["clocks"] = meeting.clocks() if launch.size > 1 else []
+    found.facts["clocks"] = meeting.clocks()
     found.findings += horovod.look(launch, meeting, collective, found.facts)
     return found
 
@@ -100,31 +98,25 @@ def _network(meeting: Meeting, hosts: list[str | None], facts: dict[str, Any]) -
     return Found(network.judged(measured, hosts) if meeting.rank == 0 else [], facts)
 
 
-def _conclude(launch: Launch, meeting: Meeting, hosts: list[str | None], found: Found, as_json: bool) -> list[str]:
+def _conclude(
+    launch: Launch, meeting: Meeting, hosts: list[str | None], found: Found, collective: Child, as_json: bool
+) -> list[str]:
     """Bring together what all have found, and let worker 0 print it; the names of the checks that failed."""
     everything = meeting.gather(dataclasses.asdict(found), HELLO_SECONDS)
     failed: list[str] = []
     if meeting.rank == 0:
+        hosts = [host if one else None for host, one in zip(hosts, everything, strict=True)]
         known = [one or {"findings": [], "facts": {}} for one in everything]
         findings = [[Finding(**finding) for finding in one["findings"]] for one in known]
         facts = [one["facts"] for one in known]
-        job = list(
-            compared(
-                [host if one else None for host, one in zip(hosts, everything, strict=True)],
-                facts,
-                _clocks(found, hosts),
-            )
-        )
+        job = list(compared(hosts, facts, found.facts.get("clocks")))
         report = Report.of(launch, hosts, findings, job, facts)
         failed = report.failed()
         _print(launch, report, as_json)
+    collective.end()  # before the last exchange: at the first exit that is not 0, launchers end all workers
     failed = meeting.gather(failed, HELLO_SECONDS)[0]
     meeting.close()
     return failed
-
-
-def _clocks(found: Found, hosts: list[str | None]) -> list[float | None]:
-    return found.facts.get("clocks") or [0.0] * len(hosts)
 
 
 def _print(launch: Launch, report: Report, as_json: bool) -> None:

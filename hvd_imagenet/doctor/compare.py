@@ -13,12 +13,14 @@ from hvd_imagenet.host import Place, require_own_gpus
 SKEW_WARNING, SKEW_FAILURE = 1.0, 60.0  # seconds
 
 
-def compared(hosts: list[str | None], facts: list[dict[str, Any]], clocks: list[float | None]) -> Iterator[Finding]:
+def compared(
+    hosts: list[str | None], facts: list[dict[str, Any]], clocks: list[float | None] | None
+) -> Iterator[Finding]:
     """The lines of the whole job.
 
     Args:
         hosts: of each worker, by rank; None: not heard of.
-        facts: of each worker's checks, by name; clocks: how many seconds each is ahead of worker 0.
+        facts: of each worker's checks, by name; clocks: how many seconds each is ahead of worker 0; None: not known.
     """
     for rank, host in enumerate(hosts):
         if host is None:
@@ -27,7 +29,7 @@ def compared(hosts: list[str | None], facts: list[dict[str, Any]], clocks: list[
     if len(hosts) > 1:
         yield from _versions(hosts, facts)
         yield from _contents(hosts, facts)
-        yield from _clocks(hosts, clocks)
+        yield from _clocks(hosts, clocks) if clocks else ()
     if None not in hosts:
         yield from _gpus(hosts, facts)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 
+from hvd_imagenet.data import description
 from hvd_imagenet.data.store import Store, open_store
 from hvd_imagenet.doctor.findings import Found, ok, warning
 from hvd_imagenet.errors import RunError
@@ -39,7 +42,17 @@ def look(launch: dict) -> Found:
     findings.append(ok(CHECK, f"{text}, as fast as disk or page cache had them"))
     if min(map(len, stores.values())) < BATCH:
         findings.append(warning(CHECK, f"only {sizes}", "is it the right data set?"))
-    return Found(findings, {"contents": {split: store.contents() for split, store in stores.items()}})
+    return Found(findings, {"contents": {split: _checksum(store, split) for split, store in stores.items()}})
+
+
+def _checksum(store: Store, split: str) -> str:
+    """Of a split's index and, where a packed set of this host tells them, of its files."""
+    notes = Path(store.path) / description.NAME
+    if not notes.is_file():  # a plain folder, or at a URL
+        return store.contents()
+    shards = description.parse(notes.read_bytes(), str(notes)).splits[split].shards
+    files = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
+    return f"{store.contents()}-{files[:12]}"
 
 
 def read_speed(store: Store, start: float) -> tuple[int, int, float]:

@@ -61,8 +61,8 @@ def _built(launch: Launch, loaded: dict[str, Any], facts: dict[str, Any]) -> lis
     if loaded["on_gpu"] and not loaded["built"]["NCCL"]:
         findings.append(warning(CHECK, "built without NCCL: GPUs exchange gradients through the host", remedy))
     if facts.get("gpus") and not loaded["on_gpu"]:
-        text = f"{PACKAGES[launch.framework]} does not see the GPUs that the driver shows: is it a CPU build?"
-        findings.append(warning("GPU", text, remedy))
+        unseen = f"{PACKAGES[launch.framework]} does not see the GPUs that the driver shows: is it a CPU build?"
+        findings.append(warning("GPU", unseen, remedy))
     needed = "Gloo" if launch.kind == GLOO else "MPI"
     if launch.size > 1 and needed not in has:
         findings.append(
@@ -73,10 +73,11 @@ def _built(launch: Launch, loaded: dict[str, Any], facts: dict[str, Any]) -> lis
 
 def _met(launch: Launch, loaded: dict[str, Any], started: dict[str, Any]) -> list[Finding]:
     if started["size"] != launch.size:
-        text = f"{launch.launcher} started {launch.size} workers, but Horovod sees {started['size']}: each would train alone"
-        return [
-            failure(CHECK, text, "use the mpirun of the MPI that Horovod was built with; under Slurm: srun --mpi=pmix")
-        ]
+        text = (
+            f"{launch.launcher} started {launch.size} workers, Horovod sees {started['size']}: each would train alone"
+        )
+        remedy = "use the mpirun of the MPI that Horovod was built with; under Slurm: srun --mpi=pmix"
+        return [failure(CHECK, text, remedy)]
     if started["sum"] != launch.size:
         text = f"an all-reduce of ones over {launch.size} workers gives {started['sum']:g}"
         return [failure(CHECK, text, "run: bash launch/install.sh, and look after the network's hardware")]
