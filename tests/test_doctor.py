@@ -14,6 +14,7 @@ import horovod
 import pytest
 from conftest import LAUNCH_SECONDS
 from jobs import PYTHON, gloo, mpi, outside
+from long_links import LongLink, require_links
 
 from hvd_imagenet.doctor import guard, limits, meeting, names, network, packages
 from hvd_imagenet.doctor import mpi as mpi_check
@@ -27,6 +28,7 @@ from hvd_imagenet.faults.link import listen
 HOST = socket.gethostname()
 DOCTOR = [*PYTHON, "doctor", "--json"]
 alone = Launch("no launcher", ALONE, 0, 1, 0, 1)
+MPI_NAMES = "RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"
 
 
 def doctor(*options, before=(), inside=(), folder=None, **environment):
@@ -357,10 +359,7 @@ def test_mpis_two_halves_are_compared(outside_it, kind, level):
             ("srun", MPI, 3, 4, 1, 2),
         ),
         (
-            {
-                f"OMPI_COMM_WORLD_{name}": value
-                for name, value in zip(("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"), "5821")
-            },
+            {f"OMPI_COMM_WORLD_{name}": value for name, value in zip(MPI_NAMES, "5821", strict=True)},
             ("mpirun", MPI, 5, 8, 2, 1),
         ),
     ],
@@ -494,3 +493,39 @@ def test_what_many_have_alike_is_one_line():
 
 def test_an_error_is_parted_from_its_remedy():
     assert of_error("data", "x: no such folder; give one") == Finding(FAILURE, "data", "x: no such folder", "give one")
+
+
+MEASURE = """
+import json, sys, time
+from dataclasses import asdict
+from pathlib import Path
+from hvd_imagenet.doctor import meeting, names, network
+from hvd_imagenet.faults.link import Address, listen
+
+rank, told = int(sys.argv[1]), Path(sys.argv[2])
+if rank == 0:
+    server, address = listen()
+    told.with_suffix(".new").write_text(json.dumps(asdict(address)))
+    told.with_suffix(".new").rename(told)
+    circle = meeting.open_to(address, server, 2, 20)
+else:
+    while not told.exists():
+        time.sleep(0.01)
+    circle = meeting.join(Address(**json.loads(told.read_text())), 1, 2, 20)
+measured = network.measure(circle, [0, 1], names.addresses(), None)
+print(json.dumps([asdict(link) for link in measured]))
+"""
+
+
+def test_a_limited_link_is_measured(tmp_path):
+    """1 Gbit/s and 5 ms each way: what is reported is within 20 % of that."""
+    require_links()
+    with LongLink("1gbit", 5) as link:
+        commands = [link.on(end, sys.executable, "-c", MEASURE, str(end), str(tmp_path / "told")) for end in (0, 1)]
+        ends = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+        said = [json.loads(end.communicate(timeout=60)[0]) for end in ends]
+    assert said[0] == said[1]
+    assert [(one["sender"], one["receiver"]) for one in said[0]] == [(0, 1), (1, 0)]
+    for one in said[0]:
+        assert 800 < one["mbits"] < 1200
+        assert 10 <= one["round_trip_ms"] < 20
