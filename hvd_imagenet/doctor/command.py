@@ -6,6 +6,7 @@ import dataclasses
 import os
 import socket
 import sys
+import time
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,6 +24,7 @@ from hvd_imagenet.doctor.report import WIDTH, Report
 from hvd_imagenet.errors import UnfitError
 
 HELLO_SECONDS = 30
+LAST_WORD_SECONDS = 2
 DESCRIPTION = """Look for what would break a job or slow it down, before it does; alone, or under the launcher that the
 job will be started by, on as many hosts. Ends with status 0 where nothing failed (warnings are fine), 1 otherwise."""
 
@@ -51,6 +53,8 @@ def main(arguments: list[str]) -> None:
     launch = read_launch(framework=framework, data=options.data, network=options.network)
     with Child("collective") as collective:
         failed = examine(launch, collective, options.json)
+    if failed and launch.rank:
+        time.sleep(LAST_WORD_SECONDS)  # for the first worker: at the first exit that is not 0, launchers end all
     if failed:
         raise UnfitError(f"doctor: {', '.join(failed)} failed; what to do stands above")
 
@@ -83,7 +87,7 @@ def _look(launch: Launch, meeting: Meeting, collective: Child, hosts: list[str |
     if launch.network and launch.size > 1:
         found += _network(meeting, hosts, found.facts)
     found.facts["clocks"] = meeting.clocks()
-    found.findings += horovod.look(launch, meeting, collective, found.facts)
+    found += horovod.look(launch, meeting, collective, found.facts)
     return found
 
 
@@ -95,7 +99,7 @@ def _network(meeting: Meeting, hosts: list[str | None], facts: dict[str, Any]) -
     measured = network.measure(meeting, ranks, names.addresses(), os.environ.get(names.GLOO_IFACE))
     slowest = min((link.mbits for link in measured if link.mbits), default=None)
     facts = {"mbits": slowest, "links": [dataclasses.asdict(link) for link in measured]}
-    return Found(network.judged(measured, hosts) if meeting.rank == 0 else [], facts)
+    return Found(facts=facts, job=network.judged(measured, hosts) if meeting.rank == 0 else [])
 
 
 def _conclude(
@@ -109,11 +113,11 @@ def _conclude(
         known = [one or {"findings": [], "facts": {}} for one in everything]
         findings = [[Finding(**finding) for finding in one["findings"]] for one in known]
         facts = [one["facts"] for one in known]
-        job = list(compared(hosts, facts, found.facts.get("clocks")))
+        job = [*found.job, *compared(hosts, facts, found.facts.get("clocks"))]
         report = Report.of(launch, hosts, findings, job, facts)
         failed = report.failed()
         _print(launch, report, as_json)
-    collective.end()  # before the last exchange: at the first exit that is not 0, launchers end all workers
+    collective.end()  # before the last exchange, after which workers may end at different times
     failed = meeting.gather(failed, HELLO_SECONDS)[0]
     meeting.close()
     return failed

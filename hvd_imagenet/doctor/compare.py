@@ -30,6 +30,7 @@ def compared(
         yield from _versions(hosts, facts)
         yield from _contents(hosts, facts)
         yield from _clocks(hosts, clocks) if clocks else ()
+    yield from _reading(hosts, facts)
     if None not in hosts:
         yield from _gpus(hosts, facts)
 
@@ -64,6 +65,18 @@ def _contents(hosts: list[str | None], facts: list[dict[str, Any]]) -> Iterator[
             yield failure("data", text, "copy one of them to all hosts")
         else:
             yield ok("data", f"{split} has the same checksum on all workers, {next(iter(by_value))}")
+
+
+def _reading(hosts: list[str | None], facts: list[dict[str, Any]]) -> Iterator[Finding]:
+    """What all workers read at the same time, from the disk or, as after an earlier read, from memory."""
+    known = {rank: fact["reading"] for rank, fact in enumerate(facts) if "reading" in fact}
+    if known:
+        images, read = (sum(speed[f"{what}_per_second"] for speed in known.values()) for what in ("images", "bytes"))
+        slowest = min(known, key=lambda rank: known[rank]["images_per_second"])
+        text = (
+            f"read in random order: {images:,.0f} images/s, {read / 1e6:,.1f} MB/s over all; slowest worker {slowest}"
+        )
+        yield ok("data", f"{text} on {hosts[slowest]}, {known[slowest]['images_per_second']:,.0f} images/s")
 
 
 def _clocks(hosts: list[str | None], clocks: list[float | None]) -> Iterator[Finding]:

@@ -31,15 +31,18 @@ class Found:
     """What a check has found on a worker.
 
     Attributes:
-        findings: for the report.
+        findings: for the report, about this worker or its host.
         facts: for checks over all workers, by name.
+        job: findings about all workers together, of worker 0.
     """
 
     findings: list[Finding] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    job: list[Finding] = field(default_factory=list)
 
     def __iadd__(self, other: Found) -> Found:
         self.findings += other.findings
+        self.job += other.job
         self.facts |= other.facts
         return self
 

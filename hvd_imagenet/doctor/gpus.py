@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from hvd_imagenet.doctor.findings import Finding, Found, failure, ok, warning
+from hvd_imagenet.doctor.launch import ALONE
 
 CHECK = "GPU"
 NO_DEVICE = 100  # cuda.h: CUDA_ERROR_NO_DEVICE
@@ -24,10 +25,10 @@ def look(launch: dict) -> Found:
             [failure(CHECK, str(error), "look at nvidia-smi and dmesg; reload the driver, or restart the host")]
         )
     mine = seen[launch["local_rank"] % len(seen)] if seen else None
-    findings = [ok(CHECK, f"{len(seen)} visible, of which this worker takes {mine}")] if seen else [_none()]
-    if seen and len(seen) not in (1, launch["local_size"]):
+    findings = [ok(CHECK, f"{len(seen)} visible to each worker, which takes one")] if seen else [_none()]
+    if launch["kind"] != ALONE and len(seen) > max(1, launch["local_size"]):
         text = f"{len(seen)} visible for {launch['local_size']} worker(s) of the host"
-        findings.append(warning(CHECK, text, "start one worker per GPU"))
+        findings.append(warning(CHECK, text, "start one worker per GPU, or the others stay idle"))
     return Found(findings, {"gpu": mine, "gpus": seen})
 
 

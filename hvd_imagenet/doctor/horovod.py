@@ -7,7 +7,7 @@ from typing import Any
 
 from hvd_imagenet.backend import PACKAGES
 from hvd_imagenet.doctor.child import Child, ChildError
-from hvd_imagenet.doctor.findings import Finding, failure, of_error, ok, warning
+from hvd_imagenet.doctor.findings import Finding, Found, failure, of_error, ok, warning
 from hvd_imagenet.doctor.guard import unfinished
 from hvd_imagenet.doctor.launch import GLOO, Launch
 from hvd_imagenet.doctor.meeting import Meeting
@@ -19,22 +19,23 @@ SMALLEST, LARGEST = 2**18, 2**24  # elements
 TARGET_SECONDS = 0.25  # of an all-reduce
 
 
-def look(launch: Launch, meeting: Meeting, collective: Child, facts: dict[str, Any]) -> list[Finding]:
+def look(launch: Launch, meeting: Meeting, collective: Child, facts: dict[str, Any]) -> Found:
     """All of it, as far as it gets: together, so that none waits for one that has failed."""
-    findings: list[Finding] = []
+    found = Found()
+    findings = found.findings
     loaded = _ask(findings, collective, LOAD_SECONDS, "load", framework=launch.framework)
     if loaded:
         findings += _built(launch, loaded, facts)
     if not _all(meeting, loaded, LOAD_SECONDS):
-        return findings + (
-            [failure(CHECK, "not started: another worker cannot load it", "see there")] if loaded else []
-        )
+        if loaded:
+            findings.append(failure(CHECK, "not started: another worker cannot load it", "see there"))
+        return found
     started = _ask(findings, collective, START_SECONDS, "start", framework=launch.framework)
     if started:
         findings += _met(launch, loaded, started)
     if _all(meeting, started, START_SECONDS) and launch.network and launch.size > 1:
-        findings += _speed(launch, meeting, collective, facts.get("mbits"))
-    return findings
+        found += _speed(launch, meeting, collective, facts.get("mbits"))
+    return found
 
 
 def _all(meeting: Meeting, answer: Any, seconds: float) -> bool:
@@ -88,25 +89,24 @@ def _met(launch: Launch, loaded: dict[str, Any], started: dict[str, Any]) -> lis
     return [ok(CHECK, text)]
 
 
-def _speed(launch: Launch, meeting: Meeting, collective: Child, mbits: float | None) -> list[Finding]:
+def _speed(launch: Launch, meeting: Meeting, collective: Child, mbits: float | None) -> Found:
     """Time of an all-reduce of some size, which fits the slowest link, and of the smallest."""
     elements = int(min(max((mbits or 1000) * 1e6 / 32 * TARGET_SECONDS, SMALLEST), LARGEST))
     elements = meeting.gather(elements, REDUCE_SECONDS)[0]
-    findings: list[Finding] = []
+    found = Found()
     ask = {
         "collective": collective,
         "seconds": REDUCE_SECONDS,
         "function": "reduce_seconds",
         "framework": launch.framework,
     }
-    small, large = (_ask(findings, **ask, elements=count) for count in (1, elements))
-    if small is None or large is None:
-        return findings
+    small, large = (_ask(found.findings, **ask, elements=count) for count in (1, elements))
+    if small is None or large is None or launch.rank:
+        return found
     # In a ring, each worker sends and receives 2 (n - 1) / n of the data.
     rate = 32e-6 * elements * 2 * (launch.size - 1) / launch.size / large
-    if launch.rank:
-        return findings
     text = (
         f"Horovod, all-reduce of {4 * elements / 2**20:,.0f} MiB: {1e3 * large:,.1f} ms, {rate:,.0f} Mbit/s per worker"
     )
-    return [*findings, ok("network", f"{text}; of 4 bytes: {1e3 * small:,.1f} ms")]
+    found.job.append(ok("network", f"{text}; of 4 bytes: {1e3 * small:,.1f} ms"))
+    return found

@@ -16,7 +16,7 @@ from hvd_imagenet.doctor.launch import Launch
 
 STYLES = {OK: "green", WARNING: "yellow", FAILURE: "bold red"}
 WIDTH = 120  # columns, where there is no terminal
-MOST_ALIKE = 8  # good lines of one check
+MOST_ALIKE = 8  # places with good lines only
 ALL = "the job"
 
 
@@ -86,10 +86,15 @@ class Report:
         places = defaultdict(list)
         for line in self.lines:
             places[self._place(line)].append(line.finding)
+        good = [place for place, found in places.items() if place != ALL and all(one.level == OK for one in found)]
         for place, findings in places.items():
+            if place in good[MOST_ALIKE:]:
+                continue
             if len(places) > 1:
                 console.print(f"\n{place}", style="bold")
             console.print(_table(findings))
+        if good[MOST_ALIKE:]:
+            console.print(f"\nall ok on {len(good) - MOST_ALIKE} more; --json tells")
         verdict = f"{self.count(FAILURE)} failure(s), {self.count(WARNING)} warning(s), {self.count(OK)} ok"
         console.print(
             f"\n{verdict}", style=STYLES[FAILURE if self.failed() else WARNING if self.count(WARNING) else OK]
@@ -120,11 +125,7 @@ def _table(findings: list[Finding]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for column in ("level", "check", "text"):
         table.add_column(column, overflow="fold", no_wrap=column != "text")
-    shown = defaultdict(int)
     for finding in findings:
-        shown[finding.check] += finding.level == OK
-        if finding.level == OK and shown[finding.check] > MOST_ALIKE:
-            continue
         text = Text(finding.text)
         if finding.remedy:
             text.append(f"\n→ {finding.remedy}", style="bold")
