@@ -14,7 +14,7 @@ from pathlib import Path
 import horovod
 import pytest
 from conftest import LAUNCH_SECONDS
-from jobs import PYTHON, gloo, mpi, outside
+from jobs import PYTHON, gloo, gone, mpi, outside, until
 from long_links import LongLink, require_links
 from rich.console import Console
 
@@ -223,19 +223,17 @@ def test_a_check_that_hangs_or_crashes_is_a_line(body, said, tmp_path, monkeypat
     assert time.monotonic() - begun < 10
 
 
-def test_a_child_ends_with_who_asked():
-    program = (
-        "from hvd_imagenet.doctor.child import Child; c = Child('limits'); print(c._process.pid, flush=True); input()"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def test_a_hanging_child_ends_with_who_asked(tmp_path):
+    shim(tmp_path, "nvidia", f"open({str(tmp_path / 'hanging')!r}, 'w'); import time; time.sleep(600)")
+    program = "from hvd_imagenet.doctor.child import Child; c = Child('decode'); print(c._process.pid, flush=True); "
+    program += f"c.ask('look', 600, launch={vars(alone)!r})"
+    environment = {**outside(), "PYTHONPATH": path_with(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
-    time.sleep(1)
+    until((tmp_path / "hanging").exists, 60)
     parent.kill()
     parent.communicate()
-    give_up = time.monotonic() + 10
-    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    until(lambda: gone([child]), 10)
 
 
 def test_a_child_may_be_asked_again_after_an_error():
@@ -380,6 +378,12 @@ def test_a_gpu_without_a_worker_is_a_warning(monkeypatch):
 
 def job_lines(hosts, facts, clocks=None):
     return [(found.level, found.check, found.text) for found in compared(hosts, facts, clocks)]
+
+
+def test_the_slowest_reader_is_named():
+    facts = [{"reading": {"images_per_second": speed, "bytes_per_second": 1e6}} for speed in (300.0, 100.0)]
+    text = "read in random order: 400 images/s, 2.0 MB/s over all; slowest worker 1 on b, 100 images/s"
+    assert job_lines(["a", "b"], facts) == [(OK, "data", text)]
 
 
 def test_two_workers_on_one_gpu_are_named():
