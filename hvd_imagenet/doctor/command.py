@@ -66,7 +66,7 @@ def examine(launch: Launch, collective: Child, as_json: bool) -> list[str]:
         hosts = meeting.gather(socket.gethostname(), HELLO_SECONDS)
         found = _look(launch, meeting, collective, hosts)
         return _conclude(launch, meeting, hosts, found, collective, as_json)
-    except MeetingError as error:
+    except (MeetingError, OSError) as error:
         # On its own, then: every worker says what it knows, the first one in full.
         remedy = "open the ports between the hosts; use one MPI, inside and outside; see below"
         found = Found([failure("workers", f"worker {launch.rank}: {error}", remedy)])

@@ -15,11 +15,8 @@ from hvd_imagenet.doctor.names import GLOO_IFACE
 from hvd_imagenet.faults.link import Address, connect, listen
 
 CHECK = "network"
-WARM_UP_SECONDS, SECONDS, SLICE_SECONDS = (
-    1.0,
-    2.0,
-    0.1,
-)  # TCP begins slowly, and finds its speed in some tens of round trips
+WARM_UP_SECONDS = 1.0  # TCP begins slowly, and finds its speed in some tens of round trips
+SECONDS, SLICE_SECONDS = 2.0, 0.1  # of what is measured
 DRAIN_SECONDS = 3.0
 PATIENCE = 20.0  # for one pair
 PINGS = 15
@@ -83,7 +80,7 @@ def measure(
                     result = asdict(_sent(sender, receiver, addresses[receiver]))
                 elif meeting.rank == receiver:
                     receive(server, own.token)
-            found += [one for one in meeting.gather(result, PATIENCE) if one]
+            found += [one for one in meeting.gather(result, 2 * PATIENCE) if one]
     server.close()
     return [Measured(**one) for one in found]
 
@@ -135,9 +132,8 @@ def receive(server: socket.socket, token: str) -> None:
                 connection.sendall(_exactly(connection, 1))
             connection.sendall(RATE.pack(_mbits(connection)))
             give_up = time.monotonic() + DRAIN_SECONDS
-            while time.monotonic() < give_up and connection.recv(
-                CHUNK
-            ):  # closed with data unread, it would cut off the answer
+            # To the end: a connection that is closed with data unread takes the answer with it.
+            while time.monotonic() < give_up and connection.recv(CHUNK):
                 pass
         except OSError:
             return

@@ -96,9 +96,8 @@ class Report:
         if good[MOST_ALIKE:]:
             console.print(f"\nall ok on {len(good) - MOST_ALIKE} more; --json tells")
         verdict = f"{self.count(FAILURE)} failure(s), {self.count(WARNING)} warning(s), {self.count(OK)} ok"
-        console.print(
-            f"\n{verdict}", style=STYLES[FAILURE if self.failed() else WARNING if self.count(WARNING) else OK]
-        )
+        worst = max((line.finding.level for line in self.lines), key=LEVELS.index)
+        console.print(f"\n{verdict}", style=STYLES[worst])
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(host for host in self.hosts if host))
