@@ -200,9 +200,6 @@ def import_part(framework: str, part: str) -> ModuleType:
     Raises:
         SettingsError: the framework or its part of Horovod is not installed, or not the one for the other.
     """
-    # With the other, where that is: Horovod is built anew for all that are named.
-    named = [name for name, package in PACKAGES.items() if name == framework or find_spec(package)]
-    remedy = f"run: bash launch/install.sh --frameworks {','.join(named)}"
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", OTHER_VERSION)  # Horovod itself only warns if it loads at all
@@ -211,4 +208,11 @@ def import_part(framework: str, part: str) -> ModuleType:
         reason, *_ = str(error).splitlines()
         if re.match(OTHER_VERSION, reason):
             reason = f"Horovod was built for another version of it: {reason.rstrip('.')}"
-        raise SettingsError(f"framework: {framework} cannot be loaded ({reason}); {remedy}") from None
+        raise SettingsError(f"framework: {framework} cannot be loaded ({reason}); {remedy(framework)}") from None
+
+
+def remedy(framework: str) -> str:
+    """What to do where a framework, or Horovod for it, is missing or another one's."""
+    # With the other, where that is: Horovod is built anew for all that are named.
+    named = [name for name, package in PACKAGES.items() if name == framework or find_spec(package)]
+    return f"run: bash launch/install.sh --frameworks {','.join(named)}"

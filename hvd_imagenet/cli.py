@@ -25,6 +25,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   schedule   the plan of a run: batch size and learning rate, before any work
   data       make, verify and look at data sets: pack, verify, info, fashion-mnist
   bench      how fast a part of a run is on this machine, beside what else there is: loader
+  doctor     what is wrong with installation, hosts, network or data, and what to do about it
 
   hvd-imagenet COMMAND --help says more about each; --version tells the version.
 """
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
         "schedule": schedule,
         "data": data,
         "bench": bench,
+        "doctor": doctor,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(SUMMARY, end="")
@@ -185,6 +187,12 @@ def data(arguments: list[str]) -> None:
 
 def bench(arguments: list[str]) -> None:
     from hvd_imagenet.bench import command
+
+    command.main(arguments)
+
+
+def doctor(arguments: list[str]) -> None:
+    from hvd_imagenet.doctor import command
 
     command.main(arguments)
 

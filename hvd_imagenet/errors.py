@@ -68,3 +68,11 @@ class LostContactError(RunError):
 def in_one_line(message: str) -> str:
     """A message whose names of files cannot break the line, nor the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+
+
+class UnfitError(RunError):
+    """The doctor has found what would break a job; its report has said so."""
+
+    exit_code = 1
+    everywhere = True
+    settled = True

@@ -1,0 +1,99 @@
+"""The host's name and its interfaces: what workers of several hosts find each other by."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+
+import psutil
+
+from hvd_imagenet.doctor.findings import Finding, Found, failure, ok, warning
+from hvd_imagenet.doctor.launch import GLOO, Launch
+
+# Which interface to take: the variables of Horovod's Gloo, of NCCL and of Open MPI.
+GLOO_IFACE, NCCL_IFACE, MPI_IFACE = "HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME", "OMPI_MCA_btl_tcp_if_include"
+
+
+def look(launch: dict) -> Found:
+    """The host's own name, its interfaces, and those that the environment asks for."""
+    job = Launch(**launch)
+    interfaces = addresses()
+    return Found([_own_name(job), _listed(interfaces), *_asked_for(interfaces, job)], {"interfaces": interfaces})
+
+
+def addresses() -> dict[str, list[str]]:
+    """IP addresses of the interfaces that are up, by name; those without one are left out."""
+    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    families = socket.AF_INET, socket.AF_INET6
+    return {
+        name: found
+        for name, entries in psutil.net_if_addrs().items()
+        if name in up and (found := [entry.address for entry in entries if entry.family in families])
+    }
+
+
+def _own_name(job: Launch) -> Finding:
+    """Gloo binds to the address that the host's own name stands for; a loopback address is no other host's to reach."""
+    name, check = socket.gethostname(), "host name"
+    broken = job.several_hosts and job.kind == GLOO
+    worse = failure if broken else warning
+    effect = "no other host reaches Gloo there" if broken else "jobs of several hosts over Gloo would fail"
+    try:
+        found = sorted({entry[4][0] for entry in socket.getaddrinfo(name, None, socket.AF_INET)})
+    except OSError as error:
+        text = f"{name} has no address ({error.strerror}): {effect}"
+        return worse(check, text, f"add it to /etc/hosts: {_reachable()} {name}")
+    loopback = [address for address in found if ipaddress.ip_address(address).is_loopback]
+    if loopback:
+        remedy = f"in /etc/hosts, give {name} its own address, {_reachable()}, in the place of {loopback[0]}"
+        return worse(
+            check, f"{name} stands for {loopback[0]}, a loopback address: {effect}", f"{remedy}; or use mpirun"
+        )
+    return ok(check, f"{name} stands for {', '.join(found)}")
+
+
+def _reachable() -> str:
+    """An address of this host that others may reach, for the remedy."""
+    for name, found in addresses().items():
+        for address in found:
+            if name != "lo" and ":" not in address:
+                return address
+    return "ADDRESS"
+
+
+def _listed(interfaces: dict[str, list[str]]) -> Finding:
+    speeds = {name: stats.speed for name, stats in psutil.net_if_stats().items()}
+    texts = []
+    for name, found in interfaces.items():
+        speed = f" ({speeds[name]:,} Mbit/s)" if speeds.get(name) else ""
+        texts.append(f"{name} {' '.join(address for address in found if not address.startswith('fe80:'))}{speed}")
+    if all(name == "lo" for name in interfaces):
+        return warning(
+            "interfaces", f"none but {', '.join(texts) or 'none'}", "for jobs of several hosts, bring one up"
+        )
+    return ok("interfaces", ", ".join(texts))
+
+
+def _asked_for(interfaces: dict[str, list[str]], job: Launch) -> list[Finding]:
+    """Of each variable that names interfaces: whether they are there."""
+    findings = []
+    for variable in (GLOO_IFACE, NCCL_IFACE, MPI_IFACE):
+        value = os.environ.get(variable, "")
+        if not value or value[0] in "^=" or "/" in value:  # all but these, exactly this, a network: nothing to look up
+            continue
+        for name in value.split(","):
+            # NCCL's names are beginnings of names.
+            there = [
+                known for known in interfaces if known == name or (variable == NCCL_IFACE and known.startswith(name))
+            ]
+            known = ", ".join(interfaces)
+            if not there:
+                text = f"{variable} names {name}, which this host does not have, or it is down"
+                findings.append(failure("interfaces", text, f"name one of {known}, or unset {variable}"))
+            elif there == ["lo"] and job.several_hosts:
+                text = f"{variable} names lo, and the job spans several hosts"
+                findings.append(failure("interfaces", text, f"name the one between the hosts, of {known}"))
+            else:
+                findings.append(ok("interfaces", f"{variable} names {name}"))
+    return findings

@@ -1,0 +1,45 @@
+"""Horovod as it is in PyTorch here: what it is built with, what it chose for this job, and how long a sum takes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+
+from hvd_imagenet.host import set_horovod_defaults
+from hvd_imagenet.torch.device import choose_device
+
+
+def built() -> dict[str, bool]:
+    """Which transports Horovod has been built with."""
+    return {"NCCL": bool(hvd.nccl_built()), "MPI": bool(hvd.mpi_built()), "Gloo": bool(hvd.gloo_built())}
+
+
+def on_gpu() -> bool:
+    """Whether training would run on a GPU."""
+    return torch.cuda.is_available()
+
+
+def start(stall_seconds: float) -> dict[str, Any]:
+    """Meet all other workers: how many there are, which one this is, and whether MPI or Gloo brought them together."""
+    set_horovod_defaults(on_gpu(), stall_seconds)
+    hvd.init()
+    choose_device(hvd.local_rank())
+    return {"rank": hvd.rank(), "size": hvd.size(), "controller": "MPI" if hvd.mpi_enabled() else "Gloo"}
+
+
+def sum_seconds(elements: int, rounds: int) -> tuple[float, list[float]]:
+    """Sum so many ones, float32, over all workers, again and again.
+
+    Returns:
+        The first element of the last sum, and the seconds of each round.
+    """
+    tensor = torch.ones(elements, device="cuda" if on_gpu() else "cpu")
+    seconds, first = [], 0.0
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        first = hvd.allreduce(tensor, op=hvd.Sum, name=f"probe.{elements}")[0].item()
+        seconds.append(time.perf_counter() - begun)
+    return first, seconds

@@ -1,0 +1,560 @@
+"""The doctor: faults that are planted, each found; nothing found where nothing is wrong."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import horovod
+import pytest
+from conftest import LAUNCH_SECONDS
+from jobs import PYTHON, gloo, gone, mpi, outside, until
+from long_links import LongLink, require_links
+from rich.console import Console
+
+from hvd_imagenet.doctor import gpus, guard, limits, meeting, names, network, packages
+from hvd_imagenet.doctor import mpi as mpi_check
+from hvd_imagenet.doctor.child import Child, ChildError
+from hvd_imagenet.doctor.compare import compared
+from hvd_imagenet.doctor.findings import FAILURE, OK, WARNING, Finding, of_error
+from hvd_imagenet.doctor.launch import ALONE, GLOO, MPI, Launch, read_launch
+from hvd_imagenet.doctor.report import Report
+from hvd_imagenet.faults.link import listen
+
+HOST = socket.gethostname()
+DOCTOR = [*PYTHON, "doctor", "--json"]
+alone = Launch("no launcher", ALONE, 0, 1, 0, 1)
+MPI_NAMES = "RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"
+
+
+def doctor(*options, before=(), inside=(), folder=None, **environment):
+    """The report, and how the command ended; `before` and `inside` are what starts it, or its launcher."""
+    command = list(map(str, [*before, *inside, *DOCTOR, *options]))
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**outside(), "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=LAUNCH_SECONDS,
+    )
+    line = next((line for line in done.stdout.splitlines() if '{"launcher"' in line), None)
+    assert line, f"{done.stdout}\n{done.stderr}"
+    return json.loads(line[line.index("{") :]), done
+
+
+def lines(report, level, check=None):
+    return [
+        found["text"] for found in report["findings"] if found["level"] == level and check in (None, found["check"])
+    ]
+
+
+def shim(folder, package, text):
+    """A package that stands in front of the installed one."""
+    (folder / package).mkdir(parents=True)
+    (folder / package / "__init__.py").write_text(text)
+    return folder
+
+
+def path_with(*folders):
+    return os.pathsep.join(map(str, [*folders, os.environ.get("PYTHONPATH", "")]))
+
+
+def may_mount():
+    return subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+
+
+needs_mounts = pytest.mark.skipif(not may_mount(), reason="mounts need namespaces, and those root")
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory, image_folder):
+    """The report of this machine as it is."""
+    return doctor("--data", image_folder)
+
+
+def test_nothing_is_wrong_where_nothing_is(healthy):
+    report, done = healthy
+    assert lines(report, FAILURE) == [], done.stderr
+    assert (done.returncode, report["failures"], report["launcher"], report["workers"]) == (0, 0, "no launcher", 1)
+    assert any("1 worker(s) meet over" in text for text in lines(report, OK, "Horovod"))
+    assert lines(report, OK, "decode: CPU") and lines(report, OK, "open files") and lines(report, OK, "MPI")
+    assert any("2 classes, 50 in train, 23 in val" in text for text in lines(report, OK, "data"))
+    assert any("read in random order: " in text for text in lines(report, OK, "data"))
+
+
+@pytest.fixture(scope="module")
+def sick(tmp_path_factory, image_shards):
+    """The report of a host with many faults at once."""
+    if not may_mount():
+        pytest.skip("mounts need namespaces, and those root")
+    root = tmp_path_factory.mktemp("sick")
+    (root / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {HOST}\n")
+    data = shutil.copytree(image_shards, root / "data")
+    shard = next((data / "train").glob("*.tar"))
+    os.truncate(shard, shard.stat().st_size - 1)
+    copied = root / "copied" / "horovod"  # of links but for the notes
+    copied.mkdir(parents=True)
+    for path in Path(horovod.__file__).parent.iterdir():
+        (copied / path.name).symlink_to(path)
+    (copied / "metadata.json").unlink()
+    (copied / "metadata.json").write_text(json.dumps({"pytorch": "2.12.0", "tensorflow": "2.20.0"}))
+    shim(root / "shims", "nvidia", "raise ImportError('libnvidia is missing')")
+    mpirun = root / "bin" / "mpirun"
+    mpirun.parent.mkdir()
+    mpirun.write_text("#!/bin/sh\necho 'mpirun (Open MPI) 5.0.3'\n")
+    mpirun.chmod(0o755)
+    (root / "full").mkdir()
+    script = f"""
+        mount --bind {root}/hosts /etc/hosts
+        mount -t tmpfs -o size=8m tmpfs /dev/shm
+        mount -t tmpfs -o size=1m tmpfs {root}/full
+        cd {root}/full
+        ulimit -n 64
+        exec "$@"
+    """
+    return doctor(
+        "--data",
+        data,
+        before=["unshare", "-m", "sh", "-ec", script, "sh"],
+        PYTHONPATH=path_with(root / "copied", root / "shims"),
+        PATH=f"{root / 'bin'}:{os.environ['PATH']}",
+        HOROVOD_GLOO_IFACE="nosuch0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("level", "check", "text"),
+    [
+        (WARNING, "host name", f"{HOST} stands for 127.0.1.1, a loopback address"),
+        (FAILURE, "interfaces", "HOROVOD_GLOO_IFACE names nosuch0, which this host does not have"),
+        (FAILURE, "shared memory", "/dev/shm has 8 MiB free of 8, for 1 worker(s)"),
+        (FAILURE, "open files", "64 at most; give 1,024 or more"),
+        (FAILURE, "disk: runs", "has 0.0 GiB free"),
+        (FAILURE, "versions", "Horovod was built for torch 2.12.0, and 2.13.0"),
+        (WARNING, "versions", "Horovod was built for tensorflow 2.20.0, and 2.21.0"),
+        (FAILURE, "decode: CPU", "DALI fails: libnvidia is missing"),
+        (WARNING, "MPI", "is Open MPI 5.0.3: workers will not find each other"),
+        (FAILURE, "data", "missing or cut short"),
+        (FAILURE, "Horovod", "Horovod was built for another version"),
+    ],
+)
+def test_each_planted_fault_is_found(sick, level, check, text):
+    report, done = sick
+    assert any(text in found for found in lines(report, level, check)), report["findings"]
+
+
+def test_the_end_names_what_failed(sick):
+    report, done = sick
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("hvd-imagenet: error: doctor: versions, ")
+    assert all(found["remedy"] for found in report["findings"] if found["level"] != OK)
+
+
+@pytest.mark.parametrize(("framework", "package"), [("torch", "torch"), ("keras", "tensorflow")])
+def test_a_framework_that_does_not_load_is_named(framework, package, tmp_path):
+    path = path_with(shim(tmp_path, package, "raise ImportError('libbroken.so: no such file')"))
+    report, done = doctor("--framework", framework, PYTHONPATH=path)
+    assert done.returncode == 1
+    assert any("libbroken.so: no such file" in text for text in lines(report, FAILURE, "Horovod"))
+    assert lines(report, OK, "decode: CPU")
+
+
+@pytest.mark.parametrize("launcher", [gloo, mpi])
+def test_one_report_of_two_workers(launcher, image_shards, tmp_path):
+    other = tmp_path / "1"
+    shutil.copytree(image_shards, tmp_path / "0")
+    shutil.copytree(image_shards, other)
+    notes = json.loads((other / "dataset.json").read_text())
+    notes["splits"]["val"]["shards"][0]["sha256"] = "0" * 64
+    (other / "dataset.json").write_text(json.dumps(notes))
+    fake = tmp_path / "fake" / "numpy-1.0.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    (tmp_path / "fake0").mkdir()
+    rank = "${HOROVOD_RANK:-$OMPI_COMM_WORLD_RANK}"
+    each = f"""[ {rank} = 0 ] || export PYTHONPATH={tmp_path}/fake:$PYTHONPATH; exec "$@" --data {tmp_path}/{rank}"""
+    report, done = doctor(
+        "--bandwidth", before=launcher(2), inside=["sh", "-c", each, "sh"], PYTHONPATH=path_with(tmp_path / "fake0")
+    )
+    assert (report["launcher"], report["workers"]) == ({gloo: "horovodrun", mpi: "mpirun"}[launcher], 2)
+    over = {gloo: "Gloo", mpi: "MPI"}[launcher]
+    assert any(f"2 worker(s) meet over {over} and sum over {over}" in text for text in lines(report, OK, "Horovod"))
+    assert len(lines(report, OK, "network")) == 2  # TCP, and Horovod
+    (version,) = lines(report, FAILURE, "versions")
+    assert f"numpy: {report['facts'][0]['versions']['numpy']} on {HOST} (worker 0), 1.0 on {HOST}" in version
+    (contents,) = lines(report, FAILURE, "data")
+    assert "val is not the same data set everywhere" in contents
+    assert len(lines(report, FAILURE)) == 2
+    assert lines(report, OK, "clocks")
+    assert done.returncode == 1
+    assert done.stdout.count('{"launcher"') == 1
+    assert sorted(fact["rank"] for fact in report["facts"]) == [0, 1]
+
+
+def test_workers_that_each_find_themselves_alone_are_a_failure():
+    """As where srun and the MPI inside do not know each other."""
+    report, done = doctor(SLURM_PROCID="0", SLURM_STEP_NUM_TASKS="2", SLURM_LOCALID="0", SLURM_STEP_TASKS_PER_NODE="2")
+    assert done.returncode == 1
+    (text,) = lines(report, FAILURE, "workers")
+    assert "srun started 2 workers, but MPI's library sees 1: each would train alone" in text
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import time; time.sleep(600)", "no answer within 2 s"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
+        ("raise OSError('cannot\\nopen')", "OSError: cannot open"),
+    ],
+)
+def test_a_check_that_hangs_or_crashes_is_a_line(body, said, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(shim(tmp_path, "nvidia", body))
+    begun = time.monotonic()
+    (found,) = guard.look([guard.Check("decode", "decode", 2)], alone).findings
+    assert (found.level, found.check) == (FAILURE, "decode")
+    assert said in found.text
+    assert time.monotonic() - begun < 10
+
+
+def test_a_hanging_child_ends_with_who_asked(tmp_path):
+    shim(tmp_path, "nvidia", f"open({str(tmp_path / 'hanging')!r}, 'w'); import time; time.sleep(600)")
+    program = "from hvd_imagenet.doctor.child import Child; c = Child('decode'); print(c._process.pid, flush=True); "
+    program += f"c.ask('look', 600, launch={vars(alone)!r})"
+    environment = {**outside(), "PYTHONPATH": path_with(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    until((tmp_path / "hanging").exists, 60)
+    parent.kill()
+    parent.communicate()
+    until(lambda: gone([child]), 10)
+
+
+def test_a_child_may_be_asked_again_after_an_error():
+    with Child("limits") as child:
+        with pytest.raises(ChildError, match="AttributeError"):
+            child.ask("nothing", 20)
+        assert child.ask("look", 20, launch=alone)["findings"]
+
+
+def found_with_hosts(text, launch, tmp_path):
+    """What `names` finds with an /etc/hosts of that text."""
+    (tmp_path / "hosts").write_text(text)
+    program = "import json, sys; from hvd_imagenet.doctor import names; "
+    program += "print(json.dumps([vars(f) for f in names.look(json.loads(sys.argv[1])).findings]))"
+    script = f'mount --bind {tmp_path}/hosts /etc/hosts; exec "$@"'
+    command = ["unshare", "-m", "sh", "-ec", script, "sh", sys.executable, "-c", program, json.dumps(vars(launch))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [Finding(**values) for values in json.loads(done.stdout) if values["check"] == "host name"]
+
+
+@needs_mounts
+@pytest.mark.parametrize(
+    ("address", "kind", "local_size", "level"),
+    [
+        ("127.0.1.1", GLOO, 1, FAILURE),
+        ("127.0.1.1", GLOO, 2, WARNING),
+        ("127.0.1.1", MPI, 1, WARNING),
+        ("10.1.2.3", GLOO, 1, OK),
+    ],
+)
+def test_the_own_name_breaks_gloo_between_hosts(address, kind, local_size, level, tmp_path):
+    launch = Launch("a launcher", kind, 0, 2, 0, local_size)
+    (found,) = found_with_hosts(f"127.0.0.1 localhost\n{address} {HOST}\n", launch, tmp_path)
+    assert (found.level, address in found.text) == (level, True)
+    assert ("/etc/hosts" in found.remedy) == (level != OK)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "several", "level"),
+    [
+        ("HOROVOD_GLOO_IFACE", "lo", False, OK),
+        ("HOROVOD_GLOO_IFACE", "lo", True, FAILURE),
+        ("NCCL_SOCKET_IFNAME", "l", False, OK),  # a beginning
+        ("HOROVOD_GLOO_IFACE", "l", False, FAILURE),
+        ("NCCL_SOCKET_IFNAME", "^nosuch", False, None),
+        ("OMPI_MCA_btl_tcp_if_include", "lo,nosuch", False, FAILURE),
+        ("OMPI_MCA_btl_tcp_if_include", "10.0.0.0/8", False, None),
+    ],
+)
+def test_named_interfaces_are_looked_up(variable, value, several, level, monkeypatch):
+    for name in (names.GLOO_IFACE, names.NCCL_IFACE, names.MPI_IFACE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    launch = Launch("horovodrun", GLOO, 0, 2, 0, 1 if several else 2)
+    found = [one for one in names.look(vars(launch)).findings if variable in one.text]
+    assert (found[-1].level if found else None) == level
+
+
+@pytest.mark.parametrize(("limit", "level"), [(255, FAILURE), (256, WARNING), (1023, WARNING), (1024, OK), (-1, OK)])
+def test_limits_have_two_bounds(limit, level):
+    assert limits.at_least("open files", limit, 256, 1024, "ulimit -n").level == level
+
+
+@pytest.mark.parametrize(
+    ("asked", "installed", "built", "horovod", "level"),
+    [
+        (True, "2.13.0", "2.13.0", True, OK),
+        (True, "2.13.0", "2.12.0", True, FAILURE),
+        (False, "2.13.0", "2.12.0", True, WARNING),
+        (True, "2.13.0", None, True, FAILURE),
+        (True, None, None, True, FAILURE),
+        (False, None, None, True, None),
+        (True, "2.13.0", None, False, None),  # that Horovod is missing is said once
+    ],
+)
+def test_horovod_is_for_exactly_these_versions(asked, installed, built, horovod, level):
+    found = packages._fit("torch", asked, installed, built, horovod)
+    assert [one.level for one in found] == ([level] if level else [])
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("mpirun (Open MPI) 4.1.4\n\nReport bugs to http://www.open-mpi.org/", "Open MPI 4.1.4"),
+        ("Open MPI v5.0.3, package: Open MPI root@x Distribution, ident: 5.0.3", "Open MPI 5.0.3"),
+        ("orted (OpenRTE) 4.1.4", "Open MPI 4.1.4"),
+        ("HYDRA build details:\n    Version:                                 4.0.2", "MPICH 4.0.2"),
+        ("MPICH Version:      4.0.2", "MPICH 4.0.2"),
+        ("command not found", None),
+    ],
+)
+def test_versions_of_mpi_are_read(said, version):
+    assert mpi_check.short(said) == version
+
+
+@pytest.mark.parametrize(
+    ("outside_it", "kind", "level"),
+    [
+        ("Open MPI 4.1.4", MPI, OK),
+        ("Open MPI 4.1.5", MPI, WARNING),
+        ("Open MPI 5.0.3", MPI, FAILURE),
+        ("Open MPI 5.0.3", ALONE, WARNING),
+        ("MPICH 4.1.4", MPI, FAILURE),
+        ("PMIx 4.2.2", MPI, OK),
+    ],
+)
+def test_mpis_two_halves_are_compared(outside_it, kind, level):
+    launch = Launch("mpirun", kind, 0, 1, 0, 1)
+    assert mpi_check._compared("", "Open MPI 4.1.4", "mpirun", outside_it, launch).level == level
+
+
+@pytest.mark.parametrize(
+    ("environment", "launch"),
+    [
+        ({}, ("no launcher", ALONE, 0, 1, 0, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ("no launcher", ALONE, 0, 1, 0, 1)),  # a batch script
+        (
+            {
+                "SLURM_PROCID": "3",
+                "SLURM_STEP_NUM_TASKS": "4",
+                "SLURM_LOCALID": "1",
+                "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+            },
+            ("srun", MPI, 3, 4, 1, 2),
+        ),
+        (
+            {f"OMPI_COMM_WORLD_{name}": value for name, value in zip(MPI_NAMES, "5821", strict=True)},
+            ("mpirun", MPI, 5, 8, 2, 1),
+        ),
+    ],
+)
+def test_the_launch_is_read_from_the_environment(environment, launch):
+    assert read_launch(environment) == Launch(*launch)
+
+
+def test_a_gpu_without_a_worker_is_a_warning(monkeypatch):
+    monkeypatch.setattr(gpus, "visible", lambda: ["X", "Y"])
+    assert [one.level for one in gpus.look(vars(Launch("mpirun", MPI, 0, 1, 0, 1))).findings] == [OK, WARNING]
+    assert [one.level for one in gpus.look(vars(alone)).findings] == [OK]
+    assert gpus.look(vars(Launch("mpirun", MPI, 1, 2, 1, 2))).facts["gpu"] == "Y"
+
+
+def job_lines(hosts, facts, clocks=None):
+    return [(found.level, found.check, found.text) for found in compared(hosts, facts, clocks)]
+
+
+def test_the_slowest_reader_is_named():
+    facts = [{"reading": {"images_per_second": speed, "bytes_per_second": 1e6}} for speed in (300.0, 100.0)]
+    text = "read in random order: 400 images/s, 2.0 MB/s over all; slowest worker 1 on b, 100 images/s"
+    assert job_lines(["a", "b"], facts) == [(OK, "data", text)]
+
+
+def test_two_workers_on_one_gpu_are_named():
+    assert job_lines(["a", "a"], [{"gpu": "X"}, {"gpu": "X"}])[-1] == (
+        FAILURE,
+        "GPU",
+        "workers 0 and 1 on a share GPU X",
+    )
+    assert job_lines(["a", "b"], [{"gpu": "X"}, {"gpu": "X"}]) == []
+    assert "worker 1 on b has no GPU" in job_lines(["a", "b"], [{"gpu": "X"}, {"gpu": None}])[-1][2]
+
+
+def test_a_missing_worker_is_named():
+    ((level, check, text),) = job_lines(["a", None], [{}, {}])
+    assert (level, check) == (FAILURE, "workers")
+    assert text.startswith("worker 1 is not heard of")
+
+
+@pytest.mark.parametrize(
+    ("clocks", "level"), [([0.0, 1.0], OK), ([0.0, -1.1], WARNING), ([0.0, 60.0], WARNING), ([0.0, 60.1], FAILURE)]
+)
+def test_clocks_apart_are_named(clocks, level):
+    (found,) = job_lines(["a", "b"], [{}, {}], clocks)
+    assert found[:2] == (level, "clocks")
+    if level != OK:
+        assert ("a is 1.1 s ahead of b" if clocks[1] < 0 else "s ahead of a") in found[2]
+
+
+def together(*parts):
+    """Run functions at the same time; what they return."""
+    results = [None] * len(parts)
+
+    def run(number):
+        results[number] = parts[number]()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(parts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+def circle(size):
+    """The meetings of so many workers."""
+    server, address = listen()
+    first = [lambda: meeting.open_to(address, server, size, 20)]
+    return together(*first, *(lambda rank=rank: meeting.join(address, rank, size, 20) for rank in range(1, size)))
+
+
+def test_all_learn_what_each_says():
+    meetings = circle(3)
+    said = together(*(lambda one=one: one.gather(f"{one.rank}" * 100_000, 10) for one in meetings))
+    assert said == [[f"{rank}" * 100_000 for rank in range(3)]] * 3
+    for one in meetings:
+        one.close()
+
+
+def test_a_silent_worker_keeps_nobody_waiting_for_ever():
+    meetings = circle(3)
+    begun = time.monotonic()
+    said = together(lambda: meetings[0].gather("a", 1), lambda: meetings[2].gather("c", 1))
+    assert said == [["a", None, "c"]] * 2
+    assert together(lambda: meetings[0].gather("a", 1), lambda: meetings[2].gather("c", 1)) == [["a", None, "c"]] * 2
+    assert time.monotonic() - begun < 5
+    meetings[0].close()
+    with pytest.raises(meeting.MeetingError, match="worker 0 is not heard of any more"):
+        meetings[2].gather("c", 1)
+
+
+def test_strangers_are_not_let_in():
+    server, address = listen()
+    with socket.create_connection(("127.0.0.1", address.port)) as stranger:
+        stranger.sendall(b'{"token": "guessed", "rank": 1}\n')
+        assert meeting.admit(server, address.token, time.monotonic() + 5) is None
+    server.close()
+
+
+def test_a_clock_ahead_is_seen(monkeypatch):
+    meetings = circle(2)
+    real = time.time
+    mine = threading.local()
+    monkeypatch.setattr(meeting.time, "time", lambda: real() + getattr(mine, "ahead", 0))
+
+    def second():
+        mine.ahead = 100
+        return meetings[1].clocks()
+
+    first, other = together(meetings[0].clocks, second)
+    assert first == other
+    assert first[0] == 0
+    assert abs(first[1] - 100) < 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7, 8])
+def test_each_meets_each_once_and_one_at_a_time(count):
+    rounds = network.rounds(count)
+    pairs = [frozenset(pair) for pairs in rounds for pair in pairs]
+    assert len(pairs) == len(set(pairs)) == count * (count - 1) // 2
+    assert all(len({place for pair in pairs for place in pair}) == 2 * len(pairs) for pairs in rounds)
+
+
+def test_the_slowest_link_is_named():
+    links = [network.Measured(0, 1, 900.0, 1.0), network.Measured(1, 0, 400.0, 2.0), network.Measured(2, 0, None, None)]
+    lost, slow = network.judged(links, ["a", "b", "c"])
+    assert (lost.level, lost.text) == (FAILURE, "c to a: no connection")
+    assert slow.level == OK  # 400 is more than half of 650
+    assert "slowest b to a, 400 Mbit/s; longest round trip 2.00 ms, b to a" in slow.text
+    (slow,) = network.judged([*links[:1] * 2, network.Measured(1, 0, 400.0, 2.0)], ["a", "b", "c"])
+    assert slow.level == WARNING
+
+
+def test_many_hosts_without_a_fault_are_not_all_shown():
+    launch, console = Launch("mpirun", MPI, 0, 12, 0, 1), Console(width=120, record=True, file=io.StringIO())
+    hosts = [f"node{number}" for number in range(12)]
+    findings = [[Finding(OK, "interfaces", f"10.0.0.{number}")] for number in range(12)]
+    findings[11].append(Finding(FAILURE, "GPU", "gone", "restart"))
+    Report.of(launch, hosts, findings, [], [{}] * 12).show(console)
+    text = console.export_text()
+    assert "all ok on 3 more" in text
+    assert ("10.0.0.7 " in text, "10.0.0.8 " in text, "10.0.0.11 " in text) == (True, False, True)
+    assert "gone" in text and "→ restart" in text and "1 failure(s), 0 warning(s), 12 ok" in text
+
+
+def test_what_many_have_alike_is_one_line():
+    good, own = Finding(OK, "disk", "much"), Finding(FAILURE, "GPU", "gone", "restart")
+    launch = Launch("mpirun", MPI, 0, 3, 0, 2)
+    report = Report.of(launch, ["a", "a", "b"], [[good], [good, own], [good]], [], [{}, {}, {}])
+    assert [(line.finding, line.ranks) for line in report.lines] == [(good, (0, 1, 2)), (own, (1,))]
+    assert [report._place(line) for line in report.lines] == ["the job", "a, worker 1"]
+    assert report.failed() == ["GPU"]
+
+
+def test_an_error_is_parted_from_its_remedy():
+    assert of_error("data", "x: no such folder; give one") == Finding(FAILURE, "data", "x: no such folder", "give one")
+
+
+MEASURE = """
+import json, sys, time
+from dataclasses import asdict
+from pathlib import Path
+from hvd_imagenet.doctor import meeting, names, network
+from hvd_imagenet.faults.link import Address, listen
+
+rank, told = int(sys.argv[1]), Path(sys.argv[2])
+if rank == 0:
+    server, address = listen()
+    told.with_suffix(".new").write_text(json.dumps(asdict(address)))
+    told.with_suffix(".new").rename(told)
+    circle = meeting.open_to(address, server, 2, 20)
+else:
+    while not told.exists():
+        time.sleep(0.01)
+    circle = meeting.join(Address(**json.loads(told.read_text())), 1, 2, 20)
+measured = network.measure(circle, [0, 1], names.addresses(), None)
+print(json.dumps([asdict(link) for link in measured]))
+"""
+
+
+def test_a_limited_link_is_measured(tmp_path):
+    """1 Gbit/s and 5 ms each way: what is reported is within 20 % of that, where the machine itself keeps up."""
+    require_links()
+    for attempt in range(3):
+        with LongLink("1gbit", 5) as link:
+            words = ["nice", "-n", "-15", sys.executable, "-c", MEASURE]
+            commands = [link.on(end, *words, str(end), str(tmp_path / f"told{attempt}")) for end in (0, 1)]
+            ends = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+            said = [json.loads(end.communicate(timeout=60)[0]) for end in ends]
+        assert said[0] == said[1]
+        assert [(one["sender"], one["receiver"]) for one in said[0]] == [(0, 1), (1, 0)]
+        assert all(one["mbits"] < 1200 and one["round_trip_ms"] >= 10 for one in said[0])
+        if all(one["mbits"] > 800 and one["round_trip_ms"] < 20 for one in said[0]):
+            return
+    raise AssertionError(said)
