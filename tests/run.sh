@@ -11,7 +11,7 @@ all=()
 if [ "${1:-}" = --all ]; then
     shift
 else
-    all=(-m "not long")
+    all=(-m "not long and not cluster")
 fi
 
 bash launch/install.sh --dev

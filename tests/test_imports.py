@@ -26,6 +26,7 @@ FLOORS = {
     "data": 2,
     "backend": 2,
     "host": 2,
+    "slurm": 2,
     "torch": 3,
     "keras": 3,
     "checkpoint": 3,
