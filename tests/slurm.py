@@ -5,7 +5,7 @@ import re
 import socket
 import subprocess
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import psutil
@@ -73,7 +73,7 @@ class Cluster:
         with ExitStack() as failed:
             failed.callback(self._end_daemons)
             files = [f"--{kind}-file={self.folder}/munge.{kind}" for kind in ("key", "pid", "log", "seed")]
-            self._start("munged", "--foreground", f"--socket={self.folder}/munge.socket", *files)
+            self._start("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *files)
             until((self.folder / "munge.socket").exists)
             self._start("slurmctld", "-D")
             for node in NODES:  # a host name of its own: by it, Open MPI tells one node from the other
@@ -91,27 +91,39 @@ class Cluster:
             )
 
     def __exit__(self, *_):
-        for job in self.ask("squeue", "-h", "-o", "%i").split():
-            self.ask("scancel", "--full", "--signal=KILL", job)
-            self.ask("scancel", job)
         try:
+            own = {process.pid for daemon in self._daemons for process in (daemon, *daemon.children())}
+            for process in self._processes():
+                if process.pid not in own and not process.name().startswith("slurmstepd"):  # which tells of the end
+                    process.kill()
+            for job in self.ask("squeue", "-h", "-o", "%i").split():
+                self.ask("scancel", job)
             self._until(lambda: not self.ask("squeue", "-h"), START_SECONDS)
         finally:
             self._end_daemons()
 
     def _end_daemons(self):
-        running = [daemon for daemon in self._daemons if daemon.is_running()]
-        own = [process for daemon in running for process in daemon.children(recursive=True)]
         for daemon in reversed(self._daemons):
             daemon.terminate()
-        _, alive = psutil.wait_procs([*self._daemons, *own], 10)
-        for process in alive:
+        psutil.wait_procs(self._daemons, 10)
+        for process in self._processes():
             process.kill()
+
+    def _processes(self):
+        """All that has come of this cluster and is alive: what knows its settings, or has a file of its folder open."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                files = [file.path for file in process.open_files()]
+                known = process.environ().get("SLURM_CONF") == f"{self.folder}/slurm.conf"
+                if known or any(Path(path).is_relative_to(self.folder) for path in files):
+                    found.append(process)
+        return [process for process in found if process.pid != os.getpid()]
 
     def environment(self, **more):
         """What commands need to reach this cluster, and jobs on one machine to run."""
         as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        slow = {"OMPI_MCA_mpi_yield_when_idle": "1", "OMPI_MCA_odls_base_sigkill_timeout": "20", "OMP_NUM_THREADS": "1"}
+        slow = {"OMPI_MCA_mpi_yield_when_idle": "1", "OMP_NUM_THREADS": "1"}
         known = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "HOROVOD_"))}
         own = {"SLURM_CONF": f"{self.folder}/slurm.conf", "TF_CPP_MIN_LOG_LEVEL": "3"}
         return {**known, **as_root, **slow, **own, **{name: str(value) for name, value in more.items()}}
