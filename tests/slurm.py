@@ -76,8 +76,10 @@ class Cluster:
             self._start("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *files)
             until((self.folder / "munge.socket").exists)
             self._start("slurmctld", "-D")
+            (self.folder / "hosts").write_text(f"127.0.0.1 localhost {socket.gethostname()} {' '.join(NODES)}\n")
             for node in NODES:  # a host name of its own: by it, Open MPI tells one node from the other
-                self._start("unshare", "--uts", "bash", "-c", f"hostname {node} && exec slurmd -D -N {node}")
+                own = f"hostname {node} && mount --bind '{self.folder}/hosts' /etc/hosts && exec slurmd -D -N {node}"
+                self._start("unshare", "--uts", "--mount", "bash", "-c", own)
             self._until(lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, START_SECONDS)
             failed.pop_all()
         return self
@@ -180,6 +182,7 @@ def require_slurm():
     done = subprocess.run(["bash", script, *PACKAGES], capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(done.stderr.strip())
-    done = subprocess.run(["unshare", "--uts", "hostname", "n1"], capture_output=True, text=True)
+    own = ["unshare", "--uts", "--mount", "bash", "-c", "hostname n1 && mount --bind /etc/hosts /etc/hosts"]
+    done = subprocess.run(own, capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"no host names of their own for the nodes: {done.stderr.strip()}")

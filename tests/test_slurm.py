@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import Job, steps_saved
+from jobs import ALONE, Job, steps_saved
 from runs import RECIPE, closest, metrics, weights
 from slurm import Cluster, require_slurm
 
@@ -171,8 +171,8 @@ def test_an_array_trains_each_seed_and_recipe_in_a_folder_of_its_own(cluster, su
     ("framework", "srun", "environment"),
     [
         ("torch", [], {}),
-        ("torch", ["--mpi=pmix"], {"HOROVOD_CONTROLLER": "gloo"}),  # Horovod starts, and nobody finds anybody
-        ("keras", ["--mpi=pmix"], {"HOROVOD_CONTROLLER": "gloo"}),
+        ("torch", ["--mpi=pmix"], ALONE),  # Horovod starts, and nobody finds anybody
+        ("keras", ["--mpi=pmix"], ALONE),
     ],
 )
 def test_tasks_that_find_themselves_alone_are_refused(
