@@ -98,13 +98,13 @@ def test_a_job_on_two_nodes_trains_as_one_process_does(
 )
 def test_a_job_that_is_requeued_goes_on_where_it_was(sbatch, launcher, cluster, submit, image_folder, tmp_path):
     recipe, run = tmp_path / "slow.yaml", tmp_path / "run"
-    recipe.write_text(SLOW)
     options = [*ENDLESS[2:], "--config", recipe, "--data.path", image_folder]
     recipe.write_text(SLOW.replace("epochs: 3", "epochs: 1000000"))
-    more = {"LAUNCHER": launcher, PATIENCE: 25}
+    requeued = "--time=60" in sbatch
+    more = {"LAUNCHER": launcher, PATIENCE: 25 if requeued else 1}
     job = submit(TRAIN, *options, "--run", "run", sbatch=["--nodes=2", "--ntasks=2", *sbatch], **more)
     until_step(run, 4)
-    if "--time=60" in sbatch:
+    if requeued:
         cluster.ask("scontrol", "requeue", job)
     cluster.wait(job, "PENDING")
     status = json.loads((run / "status.json").read_text())
