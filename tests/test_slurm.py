@@ -111,6 +111,7 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(sbatch, launcher, cluster, 
     assert status["exit_code"] == 75, log(tmp_path, job)
     last = steps_saved(run)[-1]
     recipe.write_text(SLOW.replace("epochs: 3", f"epochs: {(last + 3) * 20 / 50}"))  # it shall come to an end
+    cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # minutes
     assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log(tmp_path, job)
     assert cluster.state(job, "Restarts") == "1"
     assert [event["step"] for event in metrics(run, "step")] == list(range(1, last + 4))
