@@ -25,6 +25,7 @@ from hvd_imagenet.keras.optim import SGD, sum_over_workers
 from hvd_imagenet.keras.own import seed_generators
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
+from hvd_imagenet.slurm import require_company
 from hvd_imagenet.stream import share
 
 COUNTS = 5  # loss, top-1, top-5, samples, and workers asked to stop: the end of the step vector
@@ -59,7 +60,9 @@ class Backend:
     def __init__(self, config: Config):
         set_horovod_defaults(bool(tf.config.list_physical_devices("GPU")), config.faults.stall_seconds)
         self.pulse = Pulse()
+        require_company(None)
         hvd.init()
+        require_company(hvd.size())
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.cores = set_threads(self.local_size)

@@ -19,6 +19,7 @@ from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.host import cores_per_worker, require_own_gpus, set_horovod_defaults, this_place
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
+from hvd_imagenet.slurm import require_company
 from hvd_imagenet.stream import share
 from hvd_imagenet.torch.device import choose_device, keep_memory
 from hvd_imagenet.torch.model import build
@@ -60,7 +61,9 @@ class Backend:
     def __init__(self, config: Config):
         set_horovod_defaults(torch.cuda.is_available(), config.faults.stall_seconds)
         self.pulse = Pulse()
+        require_company(None)
         hvd.init()
+        require_company(hvd.size())
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.device_id, gpu = choose_device(self.local_rank)

@@ -1,0 +1,263 @@
+"""Jobs of a real two-node Slurm: what launch/slurm/ makes of limits, requeues and failures; and tasks left alone."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from jobs import ALONE, Job, steps_saved
+from runs import RECIPE, closest, metrics, weights
+from slurm import Cluster, require_slurm
+
+from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.slurm import require_company
+
+ROOT = Path(__file__).parents[1]
+TRAIN, ARRAY = ROOT / "launch" / "slurm" / "train.sbatch", ROOT / "launch" / "slurm" / "array.sbatch"
+# Half of what Open MPI waits before it kills: nothing is left to do, where it is not somebody else who ends a job.
+PATIENCE = "OMPI_MCA_odls_base_sigkill_timeout"
+SCRIPTS = {"CHECKOUT": ROOT, "VENV": sys.prefix, PATIENCE: 1}
+SECONDS = 240
+BIN = Path(sys.executable).parent  # of hvd-imagenet
+SLOW = RECIPE.replace("0.05", "0.0005")  # the rate: thousands of steps then agree to 1e-9
+ENDLESS = ["--epochs", "1000000", "--checkpoint.every_epochs", "null", "--evaluate.every_epochs", "1000000"]
+PMIX = "srun --mpi=pmix"
+
+
+@pytest.fixture(scope="module")
+def cluster(session_folder):
+    require_slurm()
+    with Cluster(session_folder / "slurm") as running:
+        yield running
+
+
+@pytest.fixture
+def submit(cluster, image_folder, tmp_path):
+    """Submits a job that trains, in this test's folder."""
+
+    def submit(script, *options, sbatch=("--nodes=2", "--ntasks=2"), **environment):
+        arguments = ["--data.path", image_folder, *options]
+        return cluster.submit(tmp_path, *sbatch, script, *arguments, **{**SCRIPTS, **environment})
+
+    return submit
+
+
+def log(folder, job):
+    return (folder / f"slurm-{job}.log").read_text()
+
+
+def until_step(run, step):
+    """Wait until a run has come to a step."""
+    give_up = time.monotonic() + SECONDS
+    while not (run / "metrics.jsonl").exists() or not any(e["step"] >= step for e in metrics(run, "step")):
+        assert time.monotonic() < give_up, f"{run} has not come to step {step}"
+        time.sleep(0.1)
+
+
+def same_weights(one, other):
+    """Whether two runs have come to the same step, with the same weights and momentum to 1e-9."""
+    assert steps_saved(one)[-1] == steps_saved(other)[-1]
+    ones, others = (weights(run, steps_saved(run)[-1]) for run in (one, other))
+    return all(closest(ones[kind], others[kind]) < 1e-9 for kind in ones)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("launcher", "framework"), [("", "torch"), (PMIX, "torch"), pytest.param("", "keras", marks=pytest.mark.long)]
+)
+def test_a_job_on_two_nodes_trains_as_one_process_does(
+    launcher, framework, cluster, submit, recipe, image_folder, tmp_path
+):
+    """Three tasks, two of them on n1: an allocation need not be even."""
+    options = ["--config", recipe, "--framework", framework]
+    job = submit(TRAIN, *options, "--run", "run", sbatch=["--nodes=2", "--ntasks=3"], LAUNCHER=launcher)
+    assert Job([], tmp_path / "alone", *options, "--data.path", image_folder).end(SECONDS) == 0
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log(tmp_path, job)
+    run = tmp_path / "run"
+    assert same_weights(run, tmp_path / "alone")
+    for kind in ("step", "eval"):
+        losses = [[event["loss"] for event in metrics(one, kind)] for one in (run, tmp_path / "alone")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-9) and losses[0]
+    workers = json.loads((run / "status.json").read_text())["workers"]
+    assert sorted(worker["host"] for worker in workers) == ["n1", "n1", "n2"]
+    assert cluster.completions(job) == [("COMPLETED", "0:0")]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("sbatch", "launcher"),
+    [
+        (["--time=60"], ""),
+        (["--time=60"], PMIX),
+        (["--time=2", "--signal=B:USR1@60"], ""),  # Slurm looks every 30 s, and is early rather than late
+    ],
+    ids=["requeued", "requeued, srun", "time limit"],
+)
+def test_a_job_that_is_requeued_goes_on_where_it_was(sbatch, launcher, cluster, submit, image_folder, tmp_path):
+    recipe, run = tmp_path / "slow.yaml", tmp_path / "run"
+    options = [*ENDLESS[2:], "--config", recipe, "--data.path", image_folder]
+    recipe.write_text(SLOW.replace("epochs: 3", "epochs: 1000000"))
+    requeued = "--time=60" in sbatch
+    more = {"LAUNCHER": launcher, PATIENCE: 25 if requeued else 1}
+    job = submit(TRAIN, *options, "--run", "run", sbatch=["--nodes=2", "--ntasks=2", *sbatch], **more)
+    until_step(run, 4)
+    if requeued:
+        cluster.ask("scontrol", "requeue", job)
+    cluster.wait(job, "PENDING")
+    status = json.loads((run / "status.json").read_text())
+    assert status["exit_code"] == 75, log(tmp_path, job)
+    last = steps_saved(run)[-1]
+    recipe.write_text(SLOW.replace("epochs: 3", f"epochs: {(last + 3) * 20 / 50}"))  # it shall come to an end
+    cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # minutes
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log(tmp_path, job)
+    assert cluster.state(job, "Restarts") == "1"
+    assert [event["step"] for event in metrics(run, "step")] == list(range(1, last + 4))
+    assert [(event["step"], event["workers"]) for event in metrics(run, "restart")] == [(last, 2)]
+    assert cluster.completions(job)[-1] == ("COMPLETED", "0:0") and len(cluster.completions(job)) == 2
+    assert Job([], tmp_path / "alone", *options).end(SECONDS) == 0
+    assert same_weights(run, tmp_path / "alone")
+
+
+@pytest.mark.cluster
+def test_a_failure_is_final(cluster, submit, recipe, tmp_path):
+    """A loss that is not finite: status 4."""
+    job = submit(TRAIN, "--config", recipe, "--lr.reference", "1e30", "--run", "run")
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "FAILED"
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == 4
+    assert cluster.completions(job) == [("FAILED", "4:0")]
+    assert cluster.state(job, "Restarts") == "0"
+    assert "job.sh: failed, exit status 4: the loss " in log(tmp_path, job).splitlines()[-1]
+
+
+@pytest.mark.cluster
+def test_a_job_is_restarted_as_often_as_it_may_be(cluster, submit, recipe, tmp_path):
+    job = submit(TRAIN, "--config", recipe, *ENDLESS, MAX_RESTARTS=1)
+    run = tmp_path / "runs" / f"slurm-{job}"
+    for restarts in (0, 1):
+        until_step(run, 1 + (steps_saved(run)[-1] if restarts else 0))
+        assert cluster.state(job, "Restarts") == str(restarts)
+        cluster.ask("scancel", "--batch", "--signal=USR1", job)
+        assert cluster.wait(job, "PENDING", "FAILED", "COMPLETED") == ("FAILED" if restarts else "PENDING")
+    assert cluster.completions(job)[-1] == ("FAILED", "75:0")
+    assert cluster.state(job, "Restarts") == "1"
+    assert "restarted 1 times, as MAX_RESTARTS allows" in log(tmp_path, job).splitlines()[-1]
+
+
+@pytest.mark.cluster
+def test_a_job_that_a_person_stops_does_not_come_back(cluster, submit, recipe, tmp_path):
+    job = submit(TRAIN, "--config", recipe, *ENDLESS, "--run", "run")
+    until_step(tmp_path / "run", 1)
+    (tmp_path / "run" / "STOP").touch()
+    assert cluster.wait(job, "PENDING", "FAILED") == "FAILED"
+    assert cluster.completions(job) == [("FAILED", "75:0")]
+
+
+@pytest.mark.cluster
+def test_an_array_trains_each_seed_and_recipe_in_a_folder_of_its_own(cluster, submit, recipe, tmp_path):
+    (tmp_path / "short.yaml").write_text(RECIPE.replace("epochs: 3", "epochs: 1"))
+    places = ["--array=1-2", "--nodes=2", "--ntasks=2"]  # recipe 1 with seed 0, recipe 0 with seed 1
+    job = submit(ARRAY, sbatch=places, RECIPES=f"{recipe} short.yaml", RUNS="study")
+    for task in (1, 2):
+        assert cluster.wait(f"{job}_{task}", "COMPLETED", "FAILED") == "COMPLETED"
+    results = {p.parent.name: json.loads(p.read_text())["epochs"] for p in (tmp_path / "study").glob("*/result.json")}
+    assert results == {"short-seed-0": 1.2, "recipe-seed-1": 3.2}
+    assert "\nseed: 1\n" in (tmp_path / "study" / "recipe-seed-1" / "config.yaml").read_text()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("framework", "srun", "environment"),
+    [
+        ("torch", [], {}),
+        ("torch", ["--mpi=pmix"], ALONE),  # Horovod starts, and nobody finds anybody
+        ("keras", ["--mpi=pmix"], ALONE),
+    ],
+)
+def test_tasks_that_find_themselves_alone_are_refused(
+    framework, srun, environment, cluster, recipe, image_folder, tmp_path
+):
+    options = ["--framework", framework, "--config", recipe, "--data.path", image_folder, "--run", tmp_path / "run"]
+    command = list(map(str, ["srun", "-N2", "-n2", *srun, BIN / "hvd-imagenet", "train", *options]))
+    start = time.monotonic()
+    done = subprocess.run(command, env=cluster.environment(**environment), capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith("srun: ")]
+    assert said == [
+        "hvd-imagenet: error: srun: has started 2 tasks, each of which finds itself alone; give srun --mpi=pmix, or "
+        "start the workers by mpirun in the allocation (launch/slurm/train.sbatch does)"
+    ]
+    assert time.monotonic() - start < 60
+    assert not (tmp_path / "run").exists()
+
+
+STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}
+
+
+@pytest.mark.parametrize(
+    ("size", "environment"),
+    [
+        (None, STEP),
+        (1, STEP),
+        (1, {**STEP, "PMIX_RANK": "0"}),  # srun --mpi=pmix, and an MPI that does not know PMIx
+        (1, {**STEP, "SLURM_STEP_NUM_TASKS": "2"}),
+    ],
+)
+def test_one_of_several_tasks_is_not_to_be_alone(size, environment, monkeypatch):
+    slurm(monkeypatch, environment)
+    with pytest.raises(SettingsError, match=f"srun: has started {environment['SLURM_STEP_NUM_TASKS']} tasks"):
+        require_company(size)
+
+
+@pytest.mark.parametrize(
+    ("size", "environment"),
+    [
+        (1, {}),
+        (1, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}),  # a batch script's own process, in an allocation for four
+        (1, {**STEP, "SLURM_STEP_NUM_TASKS": "1"}),
+        (1, {**STEP, "OMPI_COMM_WORLD_SIZE": "1"}),  # mpirun -np 1, on another node than mpirun's
+        (1, {**STEP, "HOROVOD_SIZE": "1"}),
+        (1, {**STEP, "SLURM_PTY_PORT": "1234"}),  # a shell of srun --pty
+        (None, {**STEP, "PMIX_RANK": "0"}),
+        (None, {**STEP, "PMI_RANK": "0"}),
+        (4, STEP),
+    ],
+)
+def test_one_worker_is_enough_where_one_was_started(size, environment, monkeypatch):
+    slurm(monkeypatch, environment)
+    require_company(size)
+
+
+def slurm(monkeypatch, environment):
+    """What a task of Slurm finds in its environment, in the place of what this process has."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM", "PMI", "OMPI_", "HOROVOD_")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("script", [TRAIN, ARRAY])
+def test_a_batch_script_explains_itself(script):
+    done = subprocess.run(["bash", script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "sbatch --" in done.stdout and "CHECKOUT" in TRAIN.read_text()
+    assert "Environment: " in done.stdout and "#" not in done.stdout
+    assert len(script.read_text().splitlines()) < 50
+
+
+@pytest.mark.parametrize(
+    ("script", "environment", "message"),
+    [
+        (TRAIN, {}, "train.sbatch: is a batch script: start it by sbatch"),
+        (TRAIN, {"SLURM_GPUS_ON_NODE": "8"}, "train.sbatch: 8 GPUs for 2 tasks on this node; give as many"),
+        (TRAIN, {"SLURM_SUBMIT_DIR": "/elsewhere"}, "train.sbatch: /elsewhere/launch/job.sh: is not there"),
+        (ARRAY, {"SLURM_JOB_ID": "1"}, "array.sbatch: is a batch script for job arrays"),
+    ],
+)
+def test_what_is_wrong_before_the_job_is_said_in_one_line(script, environment, message):
+    job = {"SLURM_JOB_ID": "1", "SLURM_TASKS_PER_NODE": "2(x4)", "SLURM_SUBMIT_DIR": str(ROOT)} if environment else {}
+    known = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    done = subprocess.run(["bash", script], env={**known, **job, **environment}, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
