@@ -17,6 +17,8 @@ FLOORS = {
     "": 0,
     "errors": 1,
     "durable": 1,
+    "cores": 1,
+    "gpu": 1,
     "policy": 1,
     "stream": 1,
     "models": 1,
@@ -49,6 +51,7 @@ NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluat
 NEIGHBOURS |= {("startup", "inputs"), ("trainer", "inputs"), ("evaluation", "inputs")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
 NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"), ("data", "backend")}
+NEIGHBOURS |= {("gpu", "cores")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
 # What is compared with, each in its own module, which runs in a process of its own.
 ALTERNATIVES = {"bench/loaders/torch_pil": {"torch"}, "bench/loaders/web_dataset": {"torch"}}
@@ -58,6 +61,8 @@ OUTSIDE = {
     "policy": set(),
     "errors": set(),
     "durable": set(),
+    "cores": set(),
+    "gpu": set(),
     "stream": {"numpy"},
     "models/spec": set(),
     "models/residual": set(),
