@@ -23,8 +23,8 @@ NODES = frozenset(range(4)), frozenset(range(4, 8))
 
 @pytest.fixture
 def two_nodes(tmp_path):
-    """A host of 2 nodes with 2 cores each, of 2 threads each: 0-1 and 4-5 on the first; a GPU on the second."""
-    nodes = {"node0": "0-1,4-5", "node1": "2-3,6-7"}
+    """A host of 2 nodes with 2 cores each, of 2 threads each: those of even numbers on the first; a GPU on the second."""
+    nodes = {"node0": "0,2,4,6", "node1": "1,3,5,7"}
     for node, listed in nodes.items():
         write(tmp_path / "devices/system/node" / node / "cpulist", listed)
     for thread in range(8):
@@ -40,8 +40,8 @@ def write(path: Path, text: str) -> None:
 
 
 def test_neighbours_stand_together(two_nodes):
-    assert neighbours_first(ALL, two_nodes) == [0, 4, 1, 5, 2, 6, 3, 7]
-    assert neighbours_first(frozenset([7, 5, 4, 2]), two_nodes) == [4, 5, 2, 7]
+    assert neighbours_first(ALL, two_nodes) == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert neighbours_first(frozenset([7, 5, 4, 2]), two_nodes) == [4, 2, 5, 7]
 
 
 def test_where_the_system_tells_nothing_cores_are_in_their_own_order(tmp_path):
@@ -49,8 +49,13 @@ def test_where_the_system_tells_nothing_cores_are_in_their_own_order(tmp_path):
     assert near_device("0000:3b:00.0", tmp_path) == frozenset()
 
 
+def test_lists_of_cores_have_ranges(tmp_path):
+    write(tmp_path / "bus/pci/devices/0000:3b:00.0/local_cpulist", "0-2,8,10-11")
+    assert near_device("0000:3b:00.0", tmp_path) == {0, 1, 2, 8, 10, 11}
+
+
 def test_the_cores_near_a_gpu(two_nodes):
-    assert near_device("0000:3B:00.0", two_nodes) == {2, 3, 6, 7}
+    assert near_device("0000:3B:00.0", two_nodes) == {1, 3, 5, 7}
 
 
 def shares(*places):
