@@ -23,7 +23,7 @@ NODES = frozenset(range(4)), frozenset(range(4, 8))
 
 @pytest.fixture
 def two_nodes(tmp_path):
-    """A host of 2 nodes with 2 cores each, of 2 threads each: those of even numbers on the first; a GPU on the second."""
+    """A host of 2 nodes with 2 cores each, of 2 threads each: the even numbers on the first; a GPU on the second."""
     nodes = {"node0": "0,2,4,6", "node1": "1,3,5,7"}
     for node, listed in nodes.items():
         write(tmp_path / "devices/system/node" / node / "cpulist", listed)
