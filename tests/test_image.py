@@ -87,6 +87,7 @@ def base(buildah, pip_settings):
     command = ["debootstrap", "--variant=minbase", release["VERSION_CODENAME"], root, *mirror()]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+    (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")  # as in Docker's own images of Debian
     (root / "etc/apt/sources.list").unlink(missing_ok=True)
     shutil.copytree("/etc/apt", root / "etc/apt", dirs_exist_ok=True)
     settings = dict(pip_settings)
@@ -114,8 +115,10 @@ def mirror() -> list[str]:
 
 
 def local_folders(settings: dict[str, str]) -> set[Path]:
+    """The folders of this machine that its pip takes packages from; of an index, with the files beside it."""
     words = " ".join(settings.values()).replace("\\n", " ").replace("file://", "").split()
-    return {Path(word) for word in words if word.startswith("/") and Path(word).is_dir()}
+    folders = {Path(word) for word in words if word.startswith("/") and Path(word).is_dir()}
+    return {folder.parent if folder.name == "simple" else folder for folder in folders}
 
 
 @pytest.fixture(scope="module")
