@@ -59,8 +59,11 @@ command -v "$python" >/dev/null || packages+=(python3)
 bash launch/system-packages "${packages[@]}"
 
 cuda=none
-[ $device = cpu ] || cuda=$(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') ||
-    fail "nvcc, CUDA's compiler, is not on the PATH" "Install the CUDA toolkit (13 for torch, 12 for keras), or on a cluster: module load cuda."
+if [ "$device:$frameworks" = gpu:keras ]; then # for torch, NVIDIA's packages have all of it
+    cuda=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p') || cuda=
+    [ "${cuda%%.*}" = 12 ] || fail "nvcc on the PATH: ${cuda:-none}; TensorFlow needs CUDA 12's" \
+        "Install the CUDA toolkit 12 and add its bin folder to PATH, or on a cluster: module load cuda/12."
+fi
 
 # 2. The environment and the frameworks.
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -89,6 +92,11 @@ case "$device:$frameworks" in
     gpu:keras) requirements+=('tensorflow[and-cuda]' keras nvidia-dali-cuda120) ;;
 esac
 pip "${requirements[@]}"
+if [ "$device:$frameworks" = gpu:torch ]; then
+    cuda=$("$venv/bin/python" -c 'import torch; print(torch.version.cuda)')
+    [ "$cuda" != None ] || fail "pip has found a PyTorch that is built without CUDA" \
+        "Let pip take torch from PyPI, not from an index or a folder of CPU builds (pip config list), or give --cpu."
+fi
 
 # 3. Horovod, built once for each set of versions that its binary depends on.
 horovod=$(sed -n 's/^horovod==//p' $constraints)
@@ -103,7 +111,7 @@ if [ "$(cat "$venv/horovod-build.txt" 2>/dev/null)" != "$key" ]; then
     (
         flock 9
         if ! ls "$wheels"/horovod-*.whl >/dev/null 2>&1; then
-            HOROVOD_FRAMEWORKS=$frameworks HOROVOD_DEVICE=$device bash launch/build-horovod.sh "$venv" "$horovod" "$wheels"
+            HOROVOD_FRAMEWORKS=$frameworks HOROVOD_CUDA=$cuda bash launch/build-horovod.sh "$venv" "$horovod" "$wheels"
         fi
     ) 9>"$wheels/lock"
     pip --no-deps --force-reinstall "$wheels"/horovod-*.whl

@@ -18,6 +18,8 @@ FLOORS = {
     "errors": 1,
     "version": 1,
     "durable": 1,
+    "cores": 1,
+    "gpu": 1,
     "policy": 1,
     "stream": 1,
     "models": 1,
@@ -53,6 +55,7 @@ NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluat
 NEIGHBOURS |= {("startup", "inputs"), ("trainer", "inputs"), ("evaluation", "inputs")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
 NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"), ("data", "backend")}
+NEIGHBOURS |= {("gpu", "cores")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
 NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench")}
 # What is compared with, each in its own module, which runs in a process of its own.
@@ -64,6 +67,8 @@ OUTSIDE = {
     "errors": set(),
     "version": set(),
     "durable": set(),
+    "cores": set(),
+    "gpu": set(),
     "stream": {"numpy"},
     "models/spec": set(),
     "models/residual": set(),

@@ -72,6 +72,18 @@ def test_wrong_options_of_the_installer(options, message):
     assert done.returncode == 1 and message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("says", "found"), [("exit 127", "none"), ("echo Cuda compilation tools, release 13.0, V1", "13.0")]
+)
+def test_tensorflow_on_a_gpu_needs_the_compiler_of_its_own_cuda(tmp_path, says, found):
+    (tmp_path / "nvcc").write_text(f"#!/bin/sh\n{says}\n")
+    (tmp_path / "nvcc").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VENV": str(tmp_path / "venv")}
+    done = run("bash", LAUNCH / "install.sh", "--gpu", "--frameworks", "keras", **environment)
+    assert done.returncode == 1 and not (tmp_path / "venv").exists()
+    assert f"error: nvcc on the PATH: {found}; TensorFlow needs CUDA 12's\n       Install the CUDA" in done.stderr
+
+
 def test_the_installer_explains_itself():
     done = run("bash", LAUNCH / "install.sh", "--help")
     assert done.returncode == 0 and "--frameworks LIST" in done.stdout and "HVD_IMAGENET_CACHE" in done.stdout

@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from hvd_imagenet.backend import Batch, InUse, Pulse, State, Totals, require_same_shapes
 from hvd_imagenet.config import Config
+from hvd_imagenet.cores import keep_to
 from hvd_imagenet.errors import LostContactError, SettingsError
-from hvd_imagenet.host import require_own_gpus, set_horovod_defaults, this_place
+from hvd_imagenet.host import own_cores, require_own_gpus, set_horovod_defaults, this_place
 from hvd_imagenet.keras.device import choose_device, set_threads
 from hvd_imagenet.keras.model import build
 from hvd_imagenet.keras.names import Parameter, named_buffers, named_parameters, trainable_parameters
@@ -65,9 +66,13 @@ class Backend:
         require_company(hvd.size())
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
-        self.cores = set_threads(self.local_size)
+        threads = set_threads(self.local_size)
         self.device_id, gpu = choose_device(self.local_rank)
-        require_own_gpus(self.gather(this_place(gpu)))
+        places = self.gather(this_place(gpu))
+        require_own_gpus(places)
+        mine = own_cores(places, self.rank)
+        keep_to(mine)  # TensorFlow's threads, which are there by now, too
+        self.cores = min(len(mine), threads)
         if config.precision == "float64" and self.device_id is not None:
             raise SettingsError("precision: float64; for tests on a CPU only: give float32 or bf16")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import uuid
 from contextlib import suppress
 
 import tensorflow as tf
+
+from hvd_imagenet.gpu import Gpu, identify
 
 
 def set_threads(local_size: int) -> int:
@@ -28,26 +28,12 @@ def set_threads(local_size: int) -> int:
     return cores
 
 
-def choose_device(local_rank: int) -> tuple[int, str] | tuple[None, None]:
-    """Number and unique name of this worker's GPU: one each where all are seen, or the only one that is."""
+def choose_device(local_rank: int) -> tuple[int, Gpu] | tuple[None, None]:
+    """Number and names of this worker's GPU: one each where all are seen, or the only one that is."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return None, None
     device_id = local_rank % len(gpus)
     tf.config.set_visible_devices(gpus[device_id], "GPU")
     tf.config.experimental.set_memory_growth(gpus[device_id], True)
-    return device_id, _unique_name(device_id)
-
-
-def _unique_name(device_id: int) -> str:
-    """A GPU's UUID, from the driver: TensorFlow does not tell it."""
-    driver = ctypes.CDLL("libcuda.so.1")
-    device, name = ctypes.c_int(), (ctypes.c_byte * 16)()
-    for status in (
-        driver.cuInit(0),
-        driver.cuDeviceGet(ctypes.byref(device), device_id),
-        driver.cuDeviceGetUuid_v2(name, device),
-    ):
-        if status != 0:
-            raise RuntimeError(f"CUDA's driver cannot tell the name of GPU {device_id} (error {status})")
-    return str(uuid.UUID(bytes=bytes(name)))
+    return device_id, identify(device_id)

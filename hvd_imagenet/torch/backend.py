@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from hvd_imagenet.backend import Batch, InUse, Pulse, State, Totals, require_same_shapes
 from hvd_imagenet.config import Config
+from hvd_imagenet.cores import keep_to
 from hvd_imagenet.errors import LostContactError, SettingsError
-from hvd_imagenet.host import cores_per_worker, require_own_gpus, set_horovod_defaults, this_place
+from hvd_imagenet.host import cores_per_worker, own_cores, require_own_gpus, set_horovod_defaults, this_place
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.slurm import require_company
@@ -69,7 +70,9 @@ class Backend:
         self.device_id, gpu = choose_device(self.local_rank)
         places = self.gather(this_place(gpu))
         require_own_gpus(places)
-        self.cores = cores_per_worker(places, self.rank)
+        mine = own_cores(places, self.rank)
+        keep_to(mine)
+        self.cores = min(len(mine), cores_per_worker(places, self.rank))
         self._device = torch.device("cpu" if self.device_id is None else f"cuda:{self.device_id}")
         torch.set_num_threads(self.cores)
         if self.device_id is None:

@@ -6,17 +6,19 @@ import ctypes
 
 import torch
 
+from hvd_imagenet.gpu import Gpu, identify
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 NEVER, A_GIBIBYTE = -1, 1 << 30
 
 
-def choose_device(local_rank: int) -> tuple[int, str] | tuple[None, None]:
-    """Number and unique name of this worker's GPU: one each where all are seen, or the only one that is."""
+def choose_device(local_rank: int) -> tuple[int, Gpu] | tuple[None, None]:
+    """Number and names of this worker's GPU: one each where all are seen, or the only one that is."""
     if not torch.cuda.is_available():
         return None, None
     device_id = local_rank % torch.cuda.device_count()
     torch.cuda.set_device(device_id)
-    return device_id, str(torch.cuda.get_device_properties(device_id).uuid)
+    return device_id, identify(device_id)
 
 
 def keep_memory() -> None:
