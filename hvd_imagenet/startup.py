@@ -14,6 +14,7 @@ from hvd_imagenet.backend import Backend, State
 from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.store import Store
+from hvd_imagenet.elastic import Elastic
 from hvd_imagenet.errors import CheckpointError, DataError, SettingsError
 from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.together import together
@@ -77,15 +78,18 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
     train_set, val_set = (open_everywhere(config, split, backend) for split in ("train", "val"))
     policy = config.policy(len(train_set))
     stream = sample_stream(config, train_set)
+    anew = any(backend.gather(job.elastic and job.elastic.happened))
     with together(backend):
         check_fit(config, policy, train_set, backend.size)
         check_memory(config, stream, backend.local_size)
         check_cache(config, policy, train_set, val_set, backend.size, backend.local_size)
-        resumed = job.claim(resume) if backend.rank == 0 else None
+        resumed = job.claim("auto" if anew else resume) if backend.rank == 0 else None
     resumed = backend.gather(resumed)[0]
     config = resolved(config, train_set)
     settings = settings_of(config, train_set)
     state, progress, saved = read_checkpoint(run, backend, going_on=True) if resumed else (None, Progress(), None)
+    if job.elastic:
+        state, progress = newest(state, progress, job.elastic, backend)
     with together(backend):
         check_same_walk(settings, saved, policy, progress)
     take_over(state, backend)
@@ -182,6 +186,27 @@ def read_checkpoint(
     state, *known = found
     progress, settings = backend.gather(known)[0]
     return state, progress, settings
+
+
+def newest(
+    state: State | None, progress: Progress, elastic: Elastic, backend: Backend
+) -> tuple[State | None, Progress]:
+    """What the workers of an elastic job go on from: a checkpoint, or what one of them has committed since.
+
+    Args:
+        state, progress: of the newest checkpoint, as from `read_checkpoint`.
+    """
+    steps = [-1 if step is None else step for step in backend.gather(elastic.step)]
+    if max(steps) < max(progress.step, 1):
+        return state, progress
+    owner = steps.index(max(steps))
+    committed = elastic.committed() if backend.rank == owner else None
+    if owner == 0:
+        state = committed[0] if committed else None
+    else:
+        kept = backend.gather(committed and committed[0])[owner]
+        state = kept if backend.rank == 0 else None
+    return state, backend.gather(committed and committed[1])[owner]
 
 
 def take_over(state: State | None, backend: Backend) -> None:

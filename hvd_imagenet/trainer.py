@@ -11,6 +11,7 @@ from hvd_imagenet.backend import Totals
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import TrainLoader
 from hvd_imagenet.data.requests import TrainRequests, Worker
+from hvd_imagenet.elastic import Elastic
 from hvd_imagenet.errors import CheckpointError, DivergedError, RunError, StoppedError
 from hvd_imagenet.evaluation import evaluate_all
 from hvd_imagenet.faults.divergence import REMEDY, diverged
@@ -42,8 +43,11 @@ def train(config: Config, run: RunDirectory, resume: str) -> None:
         RunError: see ``hvd_imagenet.errors``.
     """
     with StopRequests() as stop:
+        elastic = Elastic.of_this_job()
+        if elastic and not elastic.take_place():
+            return
         backend = backends.load(config.framework)(config)
-        with Job(backend, run, config.faults, stop) as job:
+        with Job(backend, run, config.faults, stop, elastic) as job:
             Trainer(prepare(config, run, resume, backend, job)).run()
 
 
@@ -54,6 +58,7 @@ class Trainer:
         self._start = start
         self._config, self._policy, self._progress = start.config, start.policy, start.progress
         self._run, self._backend, self._job = start.run, start.backend, start.job
+        self._elastic = start.job.elastic
         self._compared = False
 
     def run(self) -> None:
@@ -82,7 +87,7 @@ class Trainer:
                 with self._stopwatch.paused():
                     self._evaluate()
             for plan in self._policy.steps(from_=progress.samples_seen):
-                self._backend.train_step(plan, loader.micro_batches(plan), stop=bool(self._job.stop.asked))
+                self._backend.train_step(plan, loader.micro_batches(plan), stop=self._interrupted())
                 self._after(plan)
             if not progress.evaluations or progress.evaluations[-1]["step"] != progress.step:
                 self._evaluate()  # the run was longer once, and goes on beyond its end
@@ -105,7 +110,9 @@ class Trainer:
         every = config.faults.fingerprint_every_steps
         compares = every and (not self._compared or self._every(every) or saves or progress.evaluation_due)
 
-        pauses = logs or compares or saves or progress.evaluation_due
+        commits = self._elastic and (saves or self._every(config.faults.commit_every_steps))
+
+        pauses = logs or compares or saves or commits or progress.evaluation_due
         taken = self._backend.take_totals(wait=pauses)
         for of, totals in taken:
             self._require_finite(of, totals.loss_sum)
@@ -119,6 +126,8 @@ class Trainer:
             if compares:
                 require_same_weights(self._backend, progress.step)
                 self._compared = True
+            if stop or commits:
+                self._commit()
             if stop:
                 self._stop()
             if saves:
@@ -181,6 +190,8 @@ class Trainer:
     def _stop(self) -> NoReturn:
         """End the job as asked, with everything saved."""
         asked = {rank: how for rank, how in enumerate(self._backend.gather(self._job.stop.asked)) if how}
+        if not asked:
+            self._job.begin_anew("the hosts have changed")
         if self._saver.saved_step != self._progress.step:
             self._save(must=True)
         error = StoppedError(
@@ -190,6 +201,14 @@ class Trainer:
         )
         error.rank = min(asked)
         raise error
+
+    def _interrupted(self) -> bool:
+        return bool(self._job.stop.asked or (self._elastic and self._elastic.hosts_changed))
+
+    def _commit(self) -> None:
+        if self._elastic:
+            self._progress.wall_seconds = time.monotonic() - self._wall_start
+            self._elastic.commit(self._backend.state(), self._progress)
 
     def _open_journal(self) -> NoJournal:
         progress, run = self._progress, self._run
@@ -206,6 +225,9 @@ class Trainer:
 
     def _greet(self) -> None:
         policy, step, size = self._policy, self._progress.step, self._backend.size
+        happened = self._elastic and self._elastic.happened
+        if happened:
+            self._journal.say(f"{happened['reason']}: begun anew, there were {happened['workers']} workers")
         self._journal.say(
             f"{self._config.model.name} in {self._config.framework} on {size} worker{'s' if size > 1 else ''}, "
             f"{len(self._start.train_set):,} images, {policy.total_steps:,} steps{f' from {step:,}' if step else ''}, "
@@ -213,6 +235,8 @@ class Trainer:
         )
         if self._start.resumed and self._progress.samples_seen < policy.total_samples:
             moment = {"step": step, "samples_seen": self._progress.samples_seen, "workers": size}
+            if happened:
+                moment |= {"workers_before": happened["workers"], "reason": happened["reason"]}
             self._journal.restart({**moment, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
     def _finish(self) -> None:

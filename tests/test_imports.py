@@ -34,6 +34,7 @@ FLOORS = {
     "torch": 3,
     "keras": 3,
     "checkpoint": 3,
+    "elastic": 3,
     "metrics": 3,
     "run_directory": 3,
     "faults": 3,
@@ -56,11 +57,13 @@ NEIGHBOURS |= {("startup", "inputs"), ("trainer", "inputs"), ("evaluation", "inp
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
 NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"), ("data", "backend")}
 NEIGHBOURS |= {("gpu", "cores")}
+NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
 NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench")}
 # What is compared with, each in its own module, which runs in a process of its own.
 ALTERNATIVES = {"bench/loaders/torch_pil": {"torch"}, "bench/loaders/web_dataset": {"torch"}}
 ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}
+LAUNCHER = {"elastic": {"horovod"}}  # Horovod's launcher is heard without any framework
 # On floor 1, what each place may import from outside.
 OUTSIDE = {
     "policy": set(),
@@ -132,7 +135,7 @@ def test_imports_go_down(module):
 def test_frameworks_are_imported_in_their_own_folder_only(module):
     here = place(module)
     allowed = {"torch": {"torch", "horovod"}, "keras": {"keras", "tensorflow", "horovod"}}.get(here, set())
-    assert outer(module) & FRAMEWORKS <= allowed | ALTERNATIVES.get(module, set())
+    assert outer(module) & FRAMEWORKS <= allowed | (ALTERNATIVES | LAUNCHER).get(module, set())
     for name in inner(module):
         assert not (place(name) in ("torch", "keras") and here != place(name)), f"{module} imports {name}"
 

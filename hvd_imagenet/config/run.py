@@ -151,10 +151,13 @@ class FaultSettings:
             micro-batch takes; null: never.
         fingerprint_every_steps: steps between two comparisons of the workers' weights, which also comes after the
             first step, at every evaluation and at every checkpoint; null: never.
+        commit_every_steps: in an elastic job, steps between two states that each worker keeps in memory, from which
+            those that stay go on when one is lost.
     """
 
     stall_seconds: float | None = 600
     fingerprint_every_steps: int | None = 500
+    commit_every_steps: int = 100
 
     def __post_init__(self):
         require(self.stall_seconds is None or (is_positive(self.stall_seconds) and self.stall_seconds >= 1),
@@ -162,6 +165,8 @@ class FaultSettings:
         require(self.fingerprint_every_steps is None or self.fingerprint_every_steps > 0,
                 "faults.fingerprint_every_steps", self.fingerprint_every_steps,
                 "give a number of steps above 0, or null")  # fmt: skip
+        require(self.commit_every_steps > 0, "faults.commit_every_steps", self.commit_every_steps,
+                "give a number of steps above 0")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from hvd_imagenet.backend import Backend
 from hvd_imagenet.config import FaultSettings
+from hvd_imagenet.elastic import Elastic
 from hvd_imagenet.errors import LostContactError, RunError
 from hvd_imagenet.faults import link
 from hvd_imagenet.faults.lock import RunLock
@@ -37,14 +38,24 @@ class Job:
         run: the run's folder.
         faults: when the workers are checked upon.
         stop: requests to stop.
+        elastic: this worker's part in an elastic job; None: all workers end where one is lost.
 
     Attributes:
         stop: requests to stop that this worker has got.
+        elastic: as given.
         writing: held while something is written that an end should not cut short.
     """
 
-    def __init__(self, backend: Backend, run: RunDirectory, faults: FaultSettings, stop: StopRequests):
+    def __init__(
+        self,
+        backend: Backend,
+        run: RunDirectory,
+        faults: FaultSettings,
+        stop: StopRequests,
+        elastic: Elastic | None = None,
+    ):
         self.stop = stop
+        self.elastic = elastic
         self.writing = threading.Lock()
         self._backend = backend
         self._run = run
@@ -55,10 +66,13 @@ class Job:
         self._lock: RunLock | None = None
         self._witness: Witness | None = None
         self._watchdog: Watchdog | None = None
+        self._own_end = False  # the job ends for what this worker has found
 
     def __enter__(self) -> Job:
         self._hosts = self._backend.gather(socket.gethostname())
         self.stop.at_once = self._end_at_once
+        if self.elastic:
+            self.elastic.listen()
         if self._faults.stall_seconds is not None and self._backend.size > 1:
             self._start_watchdog(self._faults.stall_seconds)
         return self
@@ -79,8 +93,9 @@ class Job:
         lock = RunLock(self._run.lock)
         lock.acquire(lambda text: print(text, flush=True))
         self._lock = lock
-        born = self._born + lock.ahead - CLOCKS
-        if self._run.stop.exists() and self._run.stop.stat().st_mtime_ns <= max(lock.held_until, born):
+        anew = self.elastic and self.elastic.happened  # and a request is to this very job
+        known = max(lock.held_until, self._born + lock.ahead - CLOCKS)
+        if not anew and self._run.stop.exists() and self._run.stop.stat().st_mtime_ns <= known:
             self._run.stop.unlink()  # a request to a job before, which has not come to heed it
         return self._run.holds_run(resume)  # a job that was waited for may have left its run in it
 
@@ -158,6 +173,7 @@ class Job:
         elif not isinstance(error, RunError):
             traceback.print_exception(error)
         ending = self._status.ended() or ending_of(error, self._hosts, self._backend.rank)
+        self._own_end = not isinstance(error, LostContactError)
         if self._watchdog:
             self._watchdog.report(ending)
             time.sleep(WRITE_SECONDS + ACCOUNT_SECONDS)  # the watchdog ends this process before
@@ -169,7 +185,15 @@ class Job:
         self._say_last(ending, first)
         if self._watchdog:
             self._watchdog.broadcast(ending)
+        if self.elastic and ending.exit_code == LostContactError.exit_code and not self._own_end:
+            self.begin_anew(ending.reason.partition(";")[0])  # the remedy is this
         os._exit(ending.exit_code)
+
+    def begin_anew(self, reason: str) -> NoReturn:
+        """Go on from what is committed, with the workers that there are then; in an elastic job."""
+        if self._witness:
+            self._witness.dismiss()
+        self.elastic.begin_anew(self._backend.size, reason)
 
     def _end_at_once(self, number: int) -> None:
         name = signal.Signals(number).name

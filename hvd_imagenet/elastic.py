@@ -1,0 +1,127 @@
+"""Elastic jobs: hosts come and go, and the workers that stay begin anew, in place, from what they have committed.
+
+A worker that has lost others cannot go on with what it has: an exchange that never ends, half a sum, sockets to the
+dead, in libraries that were not written to be begun twice. So it replaces its program by a new one: to its launcher it
+is the same process, and all else is as at the start of a job. What it has committed stays with it, in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from typing import Any, NoReturn
+
+from hvd_imagenet.backend import State
+from hvd_imagenet.checkpoint import Progress
+from hvd_imagenet.errors import LostContactError
+
+KEPT = "HVD_IMAGENET_COMMITTED"  # what one program leaves to the next: the descriptor of a file in memory, and why
+REACH_SECONDS = 30
+PLACE = "RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE"
+
+
+class Elastic:
+    """One worker's part in an elastic job.
+
+    Attributes:
+        hosts_changed: the launcher has hosts to add, or takes some away: begin anew at the next commit.
+        step: finished steps of the commit; None: nothing is committed.
+        happened: why this worker has begun anew, and how many workers there were; None: it has not.
+    """
+
+    def __init__(self):
+        self.hosts_changed = False
+        self._file: int | None = None
+        self.step: int | None = None
+        self.happened: dict[str, Any] | None = None
+        kept = json.loads(os.environ.pop(KEPT, "null"))
+        if kept:
+            self._file, self.step, self.happened = kept["file"], kept["step"], kept["happened"]
+            if self._file is not None:
+                os.set_inheritable(self._file, False)
+
+    @classmethod
+    def of_this_job(cls) -> Elastic | None:
+        """None: the launcher has started a job whose workers stay the same."""
+        return cls() if os.environ.get("HOROVOD_ELASTIC") == "1" else None
+
+    def take_place(self) -> bool:
+        """Learn this worker's rank among those that are there now; before Horovod begins. Not needed at the start.
+
+        The launcher answers when it knows of every worker of before whether it goes on or has failed.
+
+        Returns:
+            Whether there is a place for it; not where its host is to leave the job.
+
+        Raises:
+            LostContactError: the launcher cannot be reached: this host is cut off.
+        """
+        if self.happened is None:
+            return True
+        host, local_rank = os.environ["HOROVOD_HOSTNAME"], os.environ["HOROVOD_LOCAL_RANK"]
+        server = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"], int(os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"])
+        connection = HTTPConnection(*server, timeout=REACH_SECONDS)
+        try:
+            connection.connect()
+            connection.sock.settimeout(None)
+            connection.request("GET", f"/rank_and_size/{host}:{local_rank}")
+            answer = connection.getresponse().read().decode()
+        except (OSError, HTTPException) as error:
+            reason = f"the launcher on {server[0]} cannot be reached ({error})"
+            raise LostContactError(f"{reason}; is this host cut off?") from None
+        finally:
+            connection.close()
+        for name, number in zip(PLACE, answer.split(","), strict=True):
+            os.environ[f"HOROVOD_{name}"] = number
+        return not answer.startswith("-1")
+
+    def listen(self) -> None:
+        """Hear of hosts that the launcher has found or lost; once Horovod is there."""
+        from horovod.common.elastic import notification_manager
+
+        notification_manager.init()
+        notification_manager.register_listener(self)
+
+    def on_hosts_updated(self, timestamp: int, update: int) -> None:
+        """Called by Horovod, on a thread of its own, on the first worker only."""
+        self.hosts_changed = True
+
+    def commit(self, state: State, progress: Progress) -> None:
+        """Keep a state; the one before is kept until then."""
+        before, file = self._file, os.memfd_create("committed")
+        with os.fdopen(os.dup(file), "wb") as written:
+            pickle.dump((state, progress), written, protocol=5)
+        self._file, self.step = file, progress.step
+        if before is not None:
+            os.close(before)
+
+    def committed(self) -> tuple[State, Progress]:
+        """What was kept last."""
+        with os.fdopen(os.dup(self._file), "rb") as kept:
+            kept.seek(0)
+            return pickle.load(kept)
+
+    def begin_anew(self, workers: int, reason: str) -> NoReturn:
+        """Replace this program by a new one, from any thread and in any state.
+
+        Args:
+            workers: how many there were.
+            reason: why.
+        """
+        file, step = self._file, self.step
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            if descriptor > 2:
+                _set_inheritable(descriptor, descriptor == file)  # what others wait on closes
+        happened = {"workers": workers, "reason": reason}
+        os.environ[KEPT] = json.dumps({"file": file, "step": step, "happened": happened})
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _set_inheritable(descriptor: int, inheritable: bool) -> None:
+    with suppress(OSError):  # closed since, as that of the listing itself
+        os.set_inheritable(descriptor, inheritable)
