@@ -35,6 +35,7 @@ class Elastic:
 
     def __init__(self):
         self.hosts_changed = False
+        self._cores = os.sched_getaffinity(0)  # as the launcher has left them, before they are shared out
         self._file: int | None = None
         self.step: int | None = None
         self.happened: dict[str, Any] | None = None
@@ -118,6 +119,7 @@ class Elastic:
                 _set_inheritable(descriptor, descriptor == file)  # what others wait on closes
         happened = {"workers": workers, "reason": reason}
         os.environ[KEPT] = json.dumps({"file": file, "step": step, "happened": happened})
+        os.sched_setaffinity(0, self._cores)
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

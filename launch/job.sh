@@ -48,6 +48,7 @@ exit_code() {
 }
 
 end_launcher_after_job() {
+    [ -z "$elastic" ] || return 0 # the end of some workers is not that of the job
     until exit_code >/dev/null; do
         sleep 5
         kill -0 "$launcher" 2>/dev/null || return
@@ -67,12 +68,14 @@ main() {
     esac
     run=
     training=
+    elastic=
     arguments=("$@")
     for ((i = 0; i < $#; i++)); do
         case ${arguments[i]} in
         --run) run=${arguments[i + 1]:-} ;;
         --run=*) run=${arguments[i]#--run=} ;;
         train) training=yes ;;
+        --host-discovery-script) elastic=yes ;;
         esac
     done
     if [ -z "$run" ]; then

@@ -70,8 +70,7 @@ class Backend:
         self.device_id, gpu = choose_device(self.local_rank)
         places = self.gather(this_place(gpu))
         require_own_gpus(places)
-        mine = own_cores(places, self.rank)
-        keep_to(mine)  # TensorFlow's threads, which are there by now, too
+        keep_to(mine := own_cores(places, self.rank))  # TensorFlow's threads, which are there by now, too
         self.cores = min(len(mine), threads)
         if config.precision == "float64" and self.device_id is not None:
             raise SettingsError("precision: float64; for tests on a CPU only: give float32 or bf16")
