@@ -47,11 +47,11 @@ def beyond(step):
 @pytest.mark.parametrize("framework", ["torch", pytest.param("keras", marks=pytest.mark.long)])
 def test_a_worker_that_is_killed_and_a_host_that_returns(framework, hosts, recipe, image_folder, tmp_path):
     """Worker 0 of all, which wrote for all: the other goes on from what it has kept, alone, then with a new one."""
-    epochs = 600
+    epochs = 300
     job = begin(hosts, tmp_path / "killed", recipe, image_folder, framework, epochs).until(on(2)).until(beyond(20))
     job.signal(0, signal.SIGKILL)
     job.until(on(1)).until(on(2))
-    assert job.end() == 0
+    assert job.end(300) == 0
     restarts = metrics(job.run, "restart")
     assert [event["workers"] for event in restarts] == [1, 2]
     assert [event["workers_before"] for event in restarts] == [2, 1]
@@ -67,7 +67,7 @@ def require_undisturbed(job, tmp_path, recipe, data, framework, epochs):
     """The same samples in the same steps, and the weights of a run that nothing has happened to."""
     arguments = ["--config", recipe, "--data.path", data, "--framework", framework, "--epochs", epochs, *ARGUMENTS]
     alone = Job([], tmp_path / "alone", *arguments)
-    assert alone.end() == 0
+    assert alone.end(300) == 0
     seen, expected = (
         [(event["step"], event["samples_seen"]) for event in metrics(run, "step")] for run in (job.run, alone.run)
     )
@@ -86,7 +86,7 @@ def test_a_host_that_is_taken_away(hosts, recipe, image_folder, tmp_path):
     stays = psutil.Process(job.workers()[1]).environ()["HOROVOD_HOSTNAME"]
     hosts.write_text(f"{stays}:1\n")
     job.until(on(1))
-    assert job.end() == 0
+    assert job.end(300) == 0
     [restart] = metrics(job.run, "restart")
     assert (restart["workers"], restart["reason"]) == (1, "the hosts have changed")
     require_undisturbed(job, tmp_path, recipe, image_folder, "torch", 400)
