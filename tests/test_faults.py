@@ -218,10 +218,15 @@ def test_a_signal_is_a_request_and_the_same_again_at_once_is_not_a_second(number
 
 def test_a_second_signal_ends_at_once_even_where_python_does_not_run():
     program = """
-import ctypes, os, signal, time
+import ctypes, os, signal, threading, time
 from hvd_imagenet.faults.stopping import StopRequests
+def tell():
+    while not stop.asked:
+        time.sleep(0.01)
+    print("asked", flush=True)
 with StopRequests() as stop:
     stop.at_once = lambda number: print("at once", number, flush=True)
+    threading.Thread(target=tell, daemon=True).start()
     print("ready", flush=True)
     while True:
         ctypes.CDLL(None).pause()  # the main thread sits in C, as it does in Horovod
@@ -230,6 +235,7 @@ with StopRequests() as stop:
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "asked\n"  # on a busy machine, later than it was sent
     time.sleep(stopping.ONE_REQUEST_SECONDS + 0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
