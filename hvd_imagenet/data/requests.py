@@ -67,7 +67,6 @@ class TrainRequests:
     ):
         self.store = store
         self.policy = policy
-        self.augmented = augment != "none"
         self._stream = stream
         self._augment = augmenter(augment)
         self._worker = worker
