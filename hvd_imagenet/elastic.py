@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
 import sys
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
@@ -20,7 +21,8 @@ from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.errors import LostContactError
 
 KEPT = "HVD_IMAGENET_COMMITTED"  # what one program leaves to the next: the descriptor of a file in memory, and why
-REACH_SECONDS = 30
+REACH_SECONDS = 8  # three tries of TCP to connect; less than after which a host that failed is tried again
+ALIVE_SECONDS = 10  # between two signs of life of a launcher that has not answered yet
 PLACE = "RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE"
 
 
@@ -51,9 +53,10 @@ class Elastic:
         return cls() if os.environ.get("HOROVOD_ELASTIC") == "1" else None
 
     def take_place(self) -> bool:
-        """Learn this worker's rank among those that are there now; before Horovod begins. Not needed at the start.
+        """Learn this worker's rank among those that are there now, and hear of hosts from then on.
 
-        The launcher answers when it knows of every worker of before whether it goes on or has failed.
+        To be called first of all: the launcher tells of a host once, and frameworks take their time to load. It gives
+        ranks when it knows of every worker of before whether it goes on or has failed.
 
         Returns:
             Whether there is a place for it; not where its host is to leave the job.
@@ -61,14 +64,18 @@ class Elastic:
         Raises:
             LostContactError: the launcher cannot be reached: this host is cut off.
         """
-        if self.happened is None:
-            return True
+        there = self.happened is None or self._ask_for_place()  # the launcher itself has given the first one
+        if there:
+            self._listen()
+        return there
+
+    def _ask_for_place(self) -> bool:
         host, local_rank = os.environ["HOROVOD_HOSTNAME"], os.environ["HOROVOD_LOCAL_RANK"]
-        server = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"], int(os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"])
+        server = _launcher()
         connection = HTTPConnection(*server, timeout=REACH_SECONDS)
         try:
             connection.connect()
-            connection.sock.settimeout(None)
+            _wait_while_alive(connection.sock)
             connection.request("GET", f"/rank_and_size/{host}:{local_rank}")
             answer = connection.getresponse().read().decode()
         except (OSError, HTTPException) as error:
@@ -80,12 +87,17 @@ class Elastic:
             os.environ[f"HOROVOD_{name}"] = number
         return not answer.startswith("-1")
 
-    def listen(self) -> None:
-        """Hear of hosts that the launcher has found or lost; once Horovod is there."""
+    def launcher_answers(self) -> bool:
+        """Whether there is a launcher still; a worker whose own connection to it is closed may ask."""
+        with suppress(OSError), socket.create_connection(_launcher(), REACH_SECONDS):
+            return True
+        return False
+
+    def _listen(self) -> None:
         from horovod.common.elastic import notification_manager
 
-        notification_manager.init()
         notification_manager.register_listener(self)
+        notification_manager.init()
 
     def on_hosts_updated(self, timestamp: int, update: int) -> None:
         """Called by Horovod, on a thread of its own, on the first worker only."""
@@ -122,6 +134,19 @@ class Elastic:
         os.sched_setaffinity(0, self._cores)
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _launcher() -> tuple[str, int]:
+    """Where the launcher tells workers their places."""
+    return os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"], int(os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"])
+
+
+def _wait_while_alive(connection: socket.socket) -> None:
+    """From now on, wait for an answer however long it takes, but not for that of a host which is gone."""
+    connection.settimeout(None)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, number in (("KEEPIDLE", ALIVE_SECONDS), ("KEEPINTVL", ALIVE_SECONDS), ("KEEPCNT", 6)):
+        connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{option}"), number)
 
 
 def _set_inheritable(descriptor: int, inheritable: bool) -> None:

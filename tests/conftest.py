@@ -7,6 +7,7 @@ test again on each worker, where its body runs, and passes if it passes on all o
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ ON_A_WORKER = "HOROVOD_RANK" in os.environ
 LAUNCH_SECONDS = 180
 if not ON_A_WORKER:
     os.environ.update(ALONE)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs in the background ignore it
 
 
 def horovodrun(workers: int, *command: str, **environment: str) -> subprocess.CompletedProcess:

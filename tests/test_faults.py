@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 
+import psutil
 import pytest
 from jobs import until
 
@@ -266,15 +267,20 @@ def test_a_file_is_a_request_from_when_it_is_to_be_watched(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("launched", "asked"),
-    [({"HOROVOD_RANK": "0"}, "lost its launcher"), ({}, ""), ({"HOROVOD_RANK": "0", "HOROVOD_ELASTIC": "1"}, "")],
+    ("launched", "otherwise", "asked"),
+    [
+        ({"HOROVOD_RANK": "0"}, "", "lost its launcher"),
+        ({}, "", ""),
+        ({"HOROVOD_RANK": "0"}, "stop.lost_launcher = lambda: stop.ask('something else')", "something else"),
+    ],
 )
-def test_the_end_of_a_launcher_is_a_request_for_its_workers(launched, asked, tmp_path):
+def test_the_end_of_a_launcher_is_a_request_for_its_workers(launched, otherwise, asked, tmp_path):
     """It shows in that nobody takes their output; the reader of another process's output may go as it likes."""
     program = f"""
 import time, pathlib
 from hvd_imagenet.faults.stopping import StopRequests
 with StopRequests() as stop:
+    {otherwise}
     time.sleep(1.3)
     assert stop.asked == ""
     print("ready", flush=True)
@@ -287,6 +293,52 @@ with StopRequests() as stop:
     process.stdout.close()
     process.wait(20)
     assert (tmp_path / "asked").read_text() == asked
+
+
+STAYS = """
+import sys, time
+from pathlib import Path
+from hvd_imagenet.faults.status import Status
+from hvd_imagenet.faults.witness import end_if_it_stays
+end_if_it_stays(Status(Path(sys.argv[1]), "this job"), int(sys.argv[2]), look=0.1, stay=0.5)
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "known", "killed"),
+    [
+        ("this job", "failed", True),
+        ("the next job", "running", True),
+        ("this job", "running", False),
+        ("this job", "failed for a moment", False),  # as a file server may say that is late
+    ],
+)
+def test_a_worker_that_stays_when_its_job_has_ended_is_killed_by_its_witness(job, known, killed, tmp_path):
+    def write(job, status):
+        (tmp_path / "status.json").write_text(json.dumps({"job": job, "status": status}))
+
+    write(job, known.partition(" ")[0])
+    # The worker: the parent of a witness, stopped, so that nothing of its own can end it.
+    witness = [sys.executable, "-c", STAYS, str(tmp_path / "status.json")]
+    started = f"import os, subprocess; subprocess.run([*{witness}, str(os.getpid())])"
+    worker = psutil.Popen([sys.executable, "-c", started])
+    until(worker.children)
+    [witness] = worker.children()
+    worker.suspend()
+    if known == "failed for a moment":
+        for _ in range(10):
+            write(job, "running")
+            time.sleep(0.3)
+            write(job, "failed")
+            time.sleep(0.2)
+        write(job, "running")
+    else:
+        time.sleep(3)
+    assert (worker.wait(10) == -signal.SIGKILL) if killed else worker.status() == psutil.STATUS_STOPPED
+    for process in (worker, witness):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 class Weights:

@@ -26,6 +26,7 @@ from hvd_imagenet.faults.watchdog import ACCOUNT_SECONDS, FIRST_SECONDS, Watchdo
 from hvd_imagenet.faults.witness import Witness
 from hvd_imagenet.run_directory import RunDirectory
 
+LAUNCHER_SECONDS = 10  # a launcher that gives up a worker may be about to end itself
 WRITE_SECONDS = 60  # how long a worker that ends the job waits for its own checkpoint
 CLOCKS = 60 * 10**9  # nanoseconds by which a file's time may be off, beside the difference of the clocks
 
@@ -72,7 +73,7 @@ class Job:
         self._hosts = self._backend.gather(socket.gethostname())
         self.stop.at_once = self._end_at_once
         if self.elastic:
-            self.elastic.listen()
+            self.stop.lost_launcher = self._lost_launcher
         if self._faults.stall_seconds is not None and self._backend.size > 1:
             self._start_watchdog(self._faults.stall_seconds)
         return self
@@ -194,6 +195,15 @@ class Job:
         if self._witness:
             self._witness.dismiss()
         self.elastic.begin_anew(self._backend.size, reason)
+
+    def _lost_launcher(self) -> None:
+        """In an elastic job, the launcher may have given up this worker alone; without it, all are to stop."""
+        give_up = time.monotonic() + LAUNCHER_SECONDS
+        while self.elastic.launcher_answers():
+            if time.monotonic() > give_up:
+                self._end_alone(RunError("given up by the launcher, which has lost its connection to this worker"))
+            time.sleep(1)
+        self.stop.ask("lost its launcher")
 
     def _end_at_once(self, number: int) -> None:
         name = signal.Signals(number).name

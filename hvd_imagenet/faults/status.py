@@ -110,6 +110,11 @@ class Status:
             return None
         return Ending(**{field.name: known.get(field.name) for field in dataclasses.fields(Ending)})
 
+    def over(self) -> bool:
+        """Whether the job has ended, or another one has come after it."""
+        known = self.read()
+        return known is not None and (known.get("job") != self.job or known.get("status", "running") != "running")
+
     def read(self) -> dict[str, Any] | None:
         """What stands in the file; None where there is none."""
         with suppress(OSError, ValueError):

@@ -26,12 +26,14 @@ class StopRequests:
         asked: what asked for it, such as "got SIGTERM"; empty: nothing has.
         file: watched for, too, from when it is set.
         at_once: called before a second signal ends the process, with the number of the signal.
+        lost_launcher: called when this worker's launcher is gone; unless it is set, that is a request to stop, too.
     """
 
     def __init__(self):
         self.asked = ""
         self.file: Path | None = None
         self.at_once: Callable[[int], None] = lambda number: None
+        self.lost_launcher: Callable[[], None] = lambda: self.ask("lost its launcher")
         self._since = 0.0
 
     def __enter__(self) -> StopRequests:
@@ -46,7 +48,7 @@ class StopRequests:
         self._left = threading.Event()
         # A thread of its own: where the file's server hangs, signals are still taken.
         threading.Thread(target=self._look_for_file, name="stop file", daemon=True).start()
-        if "HOROVOD_RANK" in os.environ and "HOROVOD_ELASTIC" not in os.environ:  # where workers come and go
+        if "HOROVOD_RANK" in os.environ:
             threading.Thread(target=self._look_for_launcher, name="stop launcher", daemon=True).start()
         return self
 
@@ -68,21 +70,26 @@ class StopRequests:
     def _look_for_file(self) -> None:
         while not self._left.wait(POLL_SECONDS):
             if self.file is not None and not self.asked and os.path.exists(self.file):
-                self._ask(f"found {self.file}")
+                self.ask(f"found {self.file}")
 
     def _look_for_launcher(self) -> None:
-        while not self._left.wait(POLL_SECONDS):
-            if not self.asked and _launcher_is_gone():
-                self._ask("lost its launcher")
+        while not self._left.wait(POLL_SECONDS) and not self.asked:
+            if _launcher_is_gone():
+                self.lost_launcher()
 
     def _take(self, number: int) -> None:
         if not self.asked:
-            self._ask(f"got {signal.Signals(number).name}")
+            self.ask(f"got {signal.Signals(number).name}")
         elif time.monotonic() - self._since > ONE_REQUEST_SECONDS:
             self.at_once(number)
             os._exit(128 + number)
 
-    def _ask(self, what: str) -> None:
+    def ask(self, what: str) -> None:
+        """Request a stop, as a signal would.
+
+        Args:
+            what: did so, such as "got SIGTERM".
+        """
         self._since = time.monotonic()
         self.asked = what
         if sys.stderr.isatty():

@@ -3,15 +3,18 @@
     python -m hvd_imagenet.faults.witness STATUS_FILE JOB RANK HOST PID
 
 The worker holds the other end of the witness's standard input. Its end of file is the worker's end; whatever comes
-before is the last word of a crashing one, from faulthandler, or `FAREWELL` from one that has told itself.
+before is the last word of a crashing one, from faulthandler, or `FAREWELL` from one that has told itself. A worker that
+stays when its job has ended long since, stopped by somebody or hanging in the system, is killed by its witness.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +23,8 @@ from hvd_imagenet.errors import LostContactError
 from hvd_imagenet.faults.status import Ending, Status
 
 FAREWELL = b"farewell"
+LOOK_SECONDS = 15  # between two looks at the job's status, by the witnesses of all workers
+STAY_SECONDS = 90  # more than a worker takes that waits for its checkpoint to be written
 CRASHES = {
     "Segmentation fault": signal.SIGSEGV,
     "Aborted": signal.SIGABRT,
@@ -62,6 +67,7 @@ def main(status: str, job: str, rank: str, host: str, pid: str) -> None:
     """Wait for the worker's end, and tell of it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=end_if_it_stays, args=(Status(Path(status), job), int(pid)), daemon=True).start()
     last_words = sys.stdin.buffer.read()
     if last_words.endswith(FAREWELL):
         return
@@ -71,6 +77,22 @@ def main(status: str, job: str, rank: str, host: str, pid: str) -> None:
     first = Status(Path(status), job).end(ending)
     with suppress(OSError):
         print(crash, f"hvd-imagenet: error: {ending.reason}\n" if first else "", sep="", end="", file=sys.stderr)
+
+
+def end_if_it_stays(status: Status, pid: int, look: float = LOOK_SECONDS, stay: float = STAY_SECONDS) -> None:
+    """Kill this process's parent, a worker, if it is still there when its job has ended for some seconds.
+
+    Args:
+        status: of the job.
+        pid: of the worker.
+        look: seconds between two looks at the status; stay: after the end.
+    """
+    left = stay
+    while left > 0:
+        time.sleep(look)
+        left = left - look if status.over() else stay  # a file server may tell what was true a minute ago
+    if os.getppid() == pid:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _cause(pid: int, crash: str) -> str:
