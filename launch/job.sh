@@ -33,9 +33,9 @@ value() {
     sed -n "s/^ \"$2\": \"\{0,1\}\(.*[^\",]\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | sed 's/\\"/"/g; s/\\\\/\\/g'
 }
 
-# The status file that tells how this job ended, or goes on.
+# The status file that tells how this job ended, or goes on. In an elastic job, a worker that is lost tells of itself alone.
 account() {
-    if [ ! -s "$HVD_IMAGENET_STATUS" ] && [ "$(cat "$run/status.json" 2>/dev/null)" != "$before" ]; then
+    if { [ -n "$elastic" ] || [ ! -s "$HVD_IMAGENET_STATUS" ]; } && [ "$(cat "$run/status.json" 2>/dev/null)" != "$before" ]; then
         echo "$run/status.json"
     else
         echo "$HVD_IMAGENET_STATUS"
