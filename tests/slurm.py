@@ -76,7 +76,8 @@ class Cluster:
             self._start("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *files)
             until((self.folder / "munge.socket").exists)
             self._start("slurmctld", "-D")
-            (self.folder / "hosts").write_text(f"127.0.0.1 localhost {socket.gethostname()} {' '.join(NODES)}\n")
+            # Another address for n2: what it has from the loopback interface's network leads here, too.
+            (self.folder / "hosts").write_text(f"127.0.0.1 localhost {socket.gethostname()} n1\n127.0.0.2 n2\n")
             for node in NODES:  # a host name of its own: by it, Open MPI tells one node from the other
                 own = f"hostname {node} && mount --bind '{self.folder}/hosts' /etc/hosts && exec slurmd -D -N {node}"
                 self._start("unshare", "--uts", "--mount", "bash", "-c", own)
