@@ -16,7 +16,7 @@ from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.slurm import require_company
 
 ROOT = Path(__file__).parents[1]
-TRAIN, ARRAY = ROOT / "launch" / "slurm" / "train.sbatch", ROOT / "launch" / "slurm" / "array.sbatch"
+TRAIN, ARRAY, ELASTIC = (ROOT / "launch" / "slurm" / f"{name}.sbatch" for name in ("train", "array", "elastic"))
 # Half of what Open MPI waits before it kills: nothing is left to do, where it is not somebody else who ends a job.
 PATIENCE = "OMPI_MCA_odls_base_sigkill_timeout"
 SCRIPTS = {"CHECKOUT": ROOT, "VENV": sys.prefix, PATIENCE: 1}
@@ -239,7 +239,7 @@ def slurm(monkeypatch, environment):
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("script", [TRAIN, ARRAY])
+@pytest.mark.parametrize("script", [TRAIN, ARRAY, ELASTIC])
 def test_a_batch_script_explains_itself(script):
     done = subprocess.run(["bash", script, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "sbatch --" in done.stdout and "CHECKOUT" in TRAIN.read_text()
@@ -254,6 +254,8 @@ def test_a_batch_script_explains_itself(script):
         (TRAIN, {"SLURM_GPUS_ON_NODE": "8"}, "train.sbatch: 8 GPUs for 2 tasks on this node; give as many"),
         (TRAIN, {"SLURM_SUBMIT_DIR": "/elsewhere"}, "train.sbatch: /elsewhere/launch/job.sh: is not there"),
         (ARRAY, {"SLURM_JOB_ID": "1"}, "array.sbatch: is a batch script for job arrays"),
+        (ELASTIC, {}, "elastic.sbatch: is a batch script: start it by sbatch"),
+        (ELASTIC, {"SLURM_JOB_ID": "1"}, "elastic.sbatch: the workers of a node are not known; give --ntasks-per-node"),
     ],
 )
 def test_what_is_wrong_before_the_job_is_said_in_one_line(script, environment, message):
