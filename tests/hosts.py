@@ -1,12 +1,14 @@
 """Several hosts on this machine: namespaces on a bridge, each with a name, an address, its processes and an sshd.
 
 A host has a network, a host name, an /etc/hosts, an /etc/ssh and process numbers of its own. What it shares with the
-others are disk, clock and kernel. One more, ``launcher``, is for the command that starts a job.
+others are disk, clock and kernel, but its programs may be told another time. One more, ``launcher``, is for the command
+that starts a job.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ import pytest
 
 LAUNCHER = "launcher"
 PACKAGES = ["iproute2", "openssh-server", "openssh-client", "util-linux"]
+FAKETIME = Path("/usr/lib") / f"{platform.machine()}-linux-gnu" / "faketime" / "libfaketimeMT.so.1"
 DELAY = Path(__file__).with_name("delay.py")
 SYSTEM_PACKAGES = Path(__file__).parents[1] / "launch" / "system-packages"
 CLUSTER_SECONDS = 10  # for all sshd to answer
@@ -31,6 +34,7 @@ PidFile none
 StrictModes no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
+PermitUserEnvironment yes
 UsePAM no
 """
 SSH = """
@@ -135,13 +139,17 @@ class Hosts:
         key = (self._folder / "key.pub").read_text()
         (self._folder / f"{name}.keys").write_text(key if known else "")
 
-    def set_addresses(self, name: str, lines: str) -> None:
-        """Put lines in front of a host's /etc/hosts."""
+    def set_clock(self, name: str, hours: int) -> None:
+        """Let what is started on a host over ssh see a time so many hours ahead; that of files stays."""
+        skew = {"FAKETIME": f"{hours:+}h", "NO_FAKE_STAT": 1}
+        options = ",".join(f'environment="{key}={value}"' for key, value in {"LD_PRELOAD": FAKETIME, **skew}.items())
+        (self._folder / f"{name}.keys").write_text(f"{options} {(self._folder / 'key.pub').read_text()}")
+
+    def set_address(self, name: str, address: str | None) -> None:
+        """Set what a host's own name leads to there; None: nowhere."""
         path = Path("/etc/netns") / self._namespace(name) / "hosts"
-        with path.open("r+") as file:  # the same file: it is mounted
-            known = file.read()
-            file.seek(0)
-            file.write(f"{lines}\n{known}")
+        others = [line for line in path.read_text().splitlines() if line.split()[1] != name]
+        path.write_text("\n".join([*others, *([f"{address} {name}"] if address else []), ""]))  # the same file: mounted
 
     def _namespace(self, name: str) -> str:
         return f"{self._prefix}-{name}"
@@ -198,14 +206,19 @@ def require_hosts() -> None:
     """Install what hosts need; skips the test where this machine does not allow them."""
     if os.geteuid() != 0:
         pytest.skip("several hosts need namespaces, and those root")
-    installed = subprocess.run(["bash", SYSTEM_PACKAGES, *PACKAGES], capture_output=True, text=True)
-    if installed.returncode != 0:
-        pytest.skip(installed.stderr)
+    require_packages(*PACKAGES)
     name = f"hvd-{secrets.token_hex(3)}-try"
     tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     subprocess.run(["ip", "netns", "delete", name], capture_output=True)
     if tried.returncode != 0:
         pytest.skip(f"no network namespaces here: {tried.stderr.strip()}")
+
+
+def require_packages(*names: str) -> None:
+    """Install what is missing of these packages; skips the test where this machine does not allow that."""
+    installed = subprocess.run(["bash", SYSTEM_PACKAGES, *names], capture_output=True, text=True)
+    if installed.returncode != 0:
+        pytest.skip(installed.stderr)
 
 
 def _namespace(process: psutil.Process) -> str | None:
