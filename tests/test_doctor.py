@@ -228,14 +228,16 @@ def test_a_child_may_be_asked_again_after_an_error():
 
 
 def found_with_hosts(text, launch, tmp_path):
-    """What `names` finds with an /etc/hosts of that text."""
+    """What `names` finds of the host's name with an /etc/hosts of that text, and whether Gloo would start in vain."""
     (tmp_path / "hosts").write_text(text)
-    program = "import json, sys; from hvd_imagenet.doctor import names; "
-    program += "print(json.dumps([vars(f) for f in names.look(json.loads(sys.argv[1])).findings]))"
+    program = "import json, sys; from dataclasses import asdict; from hvd_imagenet.doctor import names; "
+    program += "print(json.dumps(asdict(names.look(json.loads(sys.argv[1])))))"
     script = f'mount --bind {tmp_path}/hosts /etc/hosts; exec "$@"'
     command = ["unshare", "-m", "sh", "-ec", script, "sh", sys.executable, "-c", program, json.dumps(vars(launch))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [Finding(**values) for values in json.loads(done.stdout) if values["check"] == "host name"]
+    found = json.loads(done.stdout)
+    (own,) = (Finding(**values) for values in found["findings"] if values["check"] == "host name")
+    return own, found["facts"]["unreachable"]
 
 
 class Asked:
@@ -276,8 +278,8 @@ def test_gloo_is_not_started_on_a_host_that_none_reaches(unreachable, asked, las
 )
 def test_the_own_name_breaks_gloo_between_hosts(address, kind, local_size, level, tmp_path):
     launch = Launch("a launcher", kind, 0, 2, 0, local_size)
-    (found,) = found_with_hosts(f"127.0.0.1 localhost\n{address} {HOST}\n", launch, tmp_path)
-    assert (found.level, address in found.text) == (level, True)
+    found, unreachable = found_with_hosts(f"127.0.0.1 localhost\n{address} {HOST}\n", launch, tmp_path)
+    assert (found.level, address in found.text, unreachable) == (level, True, level == FAILURE)
     assert ("/etc/hosts" in found.remedy) == (level != OK)
 
 
