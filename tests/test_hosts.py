@@ -30,7 +30,9 @@ OPTIONS += ["--data.train_samples", "640", "--log.every_steps", "1"]
 STEPS = 9
 ENDLESS = ["--epochs", "100000", "--checkpoint.every_epochs", "null", "--evaluate.every_epochs", "100000"]
 ENDLESS += ["--checkpoint.every_steps", "4"]
-STALL_SECONDS, LAUNCHER_SECONDS = 8, 60  # the latter for mpirun, which cannot let go of a host that it does not reach
+STALL_SECONDS, TELL_SECONDS = 8, 10  # the latter for a busy machine
+LAUNCHER_SECONDS = 60  # for mpirun, which cannot let go of a host that it does not reach
+PATIENCE = 600  # for a job that does end, on a busy machine too
 BAD_SECONDS = 45  # within which bad input is to be told, on a busy machine too
 
 
@@ -48,10 +50,11 @@ def images(session_folder):
 
 
 def some_of_fashion_mnist(folder: Path, **options) -> Path:
-    """640 of its images for training and as many for validation, packed."""
+    """Its first 640 images for training and 64 for validation, packed."""
     require_packages("dataset-fashion-mnist")
     source = FashionMnist()
-    pack(source, folder, Here(), Options(limit=640, **options), max_rejects=0)
+    source.splits = {split: source.splits[split][:count] for split, count in (("train", 640), ("val", 64))}
+    pack(source, folder, Here(), Options(**options), max_rejects=0)
     assert set(open_store(folder, "train").labels) == set(range(len(CLASSES)))
     return folder
 
@@ -95,6 +98,9 @@ class Job:
     def workers(self):
         return (self.run / "status.json").exists()
 
+    def status(self):
+        return json.loads((self.run / "status.json").read_text())
+
     def end(self, seconds: float) -> int:
         return self.process.wait(seconds)
 
@@ -118,8 +124,8 @@ def test_several_hosts_take_the_same_steps_as_one(many, script, framework, image
         (tmp_path / "hosts.txt").write_text("".join(f"{name} slots=1\n" for name in many.names))
         named = {"HOSTS": "", "HOSTFILE": str(tmp_path / "hosts.txt")}
     job = Job(many, script, tmp_path / "run", *OPTIONS, "--data.path", images, "--framework", framework, **named)
-    assert job.end(300) == 0, job.log()
-    status = json.loads((job.run / "status.json").read_text())
+    assert job.end(PATIENCE) == 0, job.log()
+    status = job.status()
     assert [worker["host"] for worker in status["workers"]] == many.names
     one = alone(framework)
     for kind, count in (("step", STEPS), ("eval", 3)):
@@ -137,18 +143,19 @@ def test_a_slow_link(two, script, recipe, image_folder, tmp_path):
     """What node2 sends and is sent goes at 1 Gbit/s, and arrives 5 ms later."""
     two.set_link_speed("node2", "1gbit", delay_ms=5)
     job = Job(two, script, tmp_path / "run", "--config", recipe, "--data.path", image_folder)
-    assert job.end(300) == 0, job.log()
+    assert job.end(PATIENCE) == 0, job.log()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_host_that_is_cut_off_is_named_and_nothing_is_left_on_any_host(two, script, recipe, image_folder, tmp_path):
     options = ["--config", recipe, "--data.path", image_folder, *ENDLESS, "--faults.stall_seconds", STALL_SECONDS]
     job = Job(two, script, tmp_path / "run", *options)
-    until(lambda: has_saved(4)(job) or job.process.poll() is not None, 200)
+    until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
     two.set_link("node2", up=False)
     start = time.monotonic()
-    assert job.end(STALL_SECONDS + LAUNCHER_SECONDS) == 1
-    assert time.monotonic() - start >= STALL_SECONDS
+    until(lambda: job.status()["status"] == "failed", STALL_SECONDS + TELL_SECONDS)
+    assert time.monotonic() - start >= STALL_SECONDS - 2  # the last heartbeat came some time before
+    assert job.end(LAUNCHER_SECONDS) == 1
     expected = f"job.sh: failed, exit status 1: worker 1 on node2 has not answered for {STALL_SECONDS} s (faults.sta"
     assert job.last_line().startswith(expected), job.log()
     until(lambda: not left(two), 30)
@@ -159,7 +166,7 @@ def test_a_launcher_that_is_killed_leaves_nothing_on_any_host(two, script, recip
     """Before that, mpirun has bound each worker to a core, as told."""
     options = ["--config", recipe, "--data.path", image_folder, *ENDLESS]
     job = Job(two, script, tmp_path / "run", *options, BIND_TO="core")
-    until(lambda: has_saved(4)(job) or job.process.poll() is not None, 200)
+    until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
     cores = [len(worker.cpu_affinity()) for name in two.names for worker in workers(two, name)]
     assert cores == [1 if script == "mpirun.sh" else os.cpu_count()] * 2
     for process in two.processes(LAUNCHER):
@@ -167,7 +174,7 @@ def test_a_launcher_that_is_killed_leaves_nothing_on_any_host(two, script, recip
             process.kill()
     until(lambda: not left(two), 60)
     if script == "horovodrun.sh":  # of which the workers on other hosts hear nothing: they notice, and save
-        status = json.loads((job.run / "status.json").read_text())
+        status = job.status()
         assert status["exit_code"] == 75 and "lost its launcher; everything is saved" in status["reason"]
 
 
@@ -203,9 +210,9 @@ def test_clocks_that_are_off_are_told_and_in_nobodys_way(two, recipe, image_fold
     two.set_clock("node1", 1)
     two.set_clock("node2", -1)
     job = Job(two, "horovodrun.sh", tmp_path / "run", "--config", recipe, "--data.path", image_folder, *ENDLESS)
-    until(lambda: has_saved(4)(job) or job.process.poll() is not None, 200)
+    until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
     (job.run / "STOP").touch()
-    assert job.end(60) == 75, job.log()
+    assert job.end(PATIENCE) == 75, job.log()
     first, second = job.log().splitlines()[:2]
     assert first.startswith("hvd-imagenet: warning: node1: its clock is 3,") and " ahead of the one here; " in first
     assert second.startswith("hvd-imagenet: warning: node2: its clock is 3,") and " behind the one here; " in second
@@ -246,7 +253,7 @@ def test_other_data_on_another_host_is_refused_naming_both(two, script, images, 
     for name, source in (("node1", images), ("node2", some_of_fashion_mnist(tmp_path / "others", shorter_side=27))):
         two.mount(name, source, tmp_path / "data")
     job = Job(two, script, tmp_path / "run", *OPTIONS, "--data.path", tmp_path / "data")
-    assert job.end(200) == 3, job.log()
+    assert job.end(PATIENCE) == 3, job.log()
     line = job.last_line()
     assert "the train images of worker 1 on node2 (checksum " in line and "those of worker 0 on node1 in " in line
     assert not job.run.exists() and not list(tmp_path.glob(".status*"))
