@@ -6,7 +6,7 @@ import time
 
 import pytest
 from doctors import DOCTOR, examined, lines
-from hosts import LAUNCHER, require_packages
+from hosts import LAUNCHER, clocks_off
 from jobs import HOROVODRUN, until
 
 from hvd_imagenet.doctor.findings import FAILURE, OK, WARNING
@@ -26,10 +26,10 @@ FAULT_SECONDS = 60  # Gloo alone would be silent for that long
 RATE, DELAY_MS = 1000, 5  # Mbit/s; each way
 
 
-def doctor(hosts, launcher, *options, seconds=SECONDS):
+def doctor(hosts, launcher, *options, seconds=SECONDS, **environment):
     """The report of a worker on each host, and how the launcher ended, leaving nothing behind."""
     command, _ = LAUNCHERS[launcher]
-    report, done = examined(hosts.on(LAUNCHER, *command, *DOCTOR, *options), seconds, **ROOT_MAY)
+    report, done = examined(hosts.on(LAUNCHER, *command, *DOCTOR, *options), seconds, **ROOT_MAY, **environment)
     until(lambda: not [process for name in hosts.addresses for process in hosts.processes(name)], 30)
     assert (report["launcher"], report["workers"], report["hosts"]) == (launcher, 2, hosts.names)
     return report, done
@@ -88,9 +88,7 @@ def test_a_name_that_leads_astray_is_found_before_gloo_dies_of_it(two, address, 
     assert len(lines(report, FAILURE)) == 3
 
 
-def test_a_clock_that_is_off_is_found(two):
-    require_packages("faketime")
-    two.set_clock("node2", 1)
-    report, done = doctor(two, "mpirun")
+def test_a_clock_that_is_off_is_found(two, tmp_path):
+    report, done = doctor(two, "mpirun", **clocks_off(tmp_path, node2=3600))
     (text,) = lines(report, FAILURE)
     assert re.fullmatch(r"node2 is 3,(599\.9|600\.\d) s ahead of node1", text) and done.returncode == 1

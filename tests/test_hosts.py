@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from data_sets import Here
-from hosts import LAUNCHER, Hosts, require_hosts, require_packages
+from hosts import LAUNCHER, Hosts, clocks_off, require_hosts, require_packages
 from jobs import has_saved, outside, until
 from runs import closest, metrics, train, weights
 
@@ -206,10 +206,9 @@ def test_what_keeps_a_job_from_beginning_is_told_in_one_line(two, script, tmp_pa
 
 def test_clocks_that_are_off_are_told_and_in_nobodys_way(two, recipe, image_folder, tmp_path):
     """Those of both hosts, but not of the files: the run's folder is held, and a request to stop is heeded."""
-    require_packages("faketime")
-    two.set_clock("node1", 1)
-    two.set_clock("node2", -1)
-    job = Job(two, "horovodrun.sh", tmp_path / "run", "--config", recipe, "--data.path", image_folder, *ENDLESS)
+    environment = clocks_off(tmp_path, node1=3600, node2=-3600)
+    options = ["--config", recipe, "--data.path", image_folder, *ENDLESS]
+    job = Job(two, "horovodrun.sh", tmp_path / "run", *options, **environment)
     until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
     (job.run / "STOP").touch()
     assert job.end(PATIENCE) == 75, job.log()
