@@ -19,6 +19,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -30,6 +31,7 @@ from hvd_imagenet.version import version
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
 AT_ONCE = 64  # hosts that are asked at a time
+SKEW_SECONDS = 60  # between two clocks: what compares them elsewhere allows for minutes
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 INSTALL = "install the same on all hosts, or into a folder that all see: bash launch/install.sh"
 
@@ -49,6 +51,7 @@ class Report(NamedTuple):
         version: of this package.
         interfaces: IPv4 addresses by the names of network interfaces.
         free_port: whether there is one to listen at.
+        ahead: by how many seconds its clock is ahead of that of the machine which has asked, at least.
     """
 
     name: str
@@ -56,12 +59,13 @@ class Report(NamedTuple):
     version: str
     interfaces: dict[str, str]
     free_port: bool
+    ahead: float = 0.0
 
 
 def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> int:
     """The program; its exit status."""
     if arguments == ["here"]:
-        print(json.dumps(report_here()._asdict()))
+        print(json.dumps({**report_here()._asdict(), "clock": time.time()}))
         return 0
     try:
         hosts = hosts_of(environment)
@@ -71,6 +75,8 @@ def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> i
     except SettingsError as error:
         print(f"hvd-imagenet: error: {error}", file=sys.stderr)
         return error.exit_code
+    for line in skewed(reports):
+        print(f"hvd-imagenet: warning: {line}", file=sys.stderr)
     print(sum(host.workers for host in hosts), ",".join(f"{host.name}:{host.workers}" for host in hosts), interface)
     return 0
 
@@ -141,6 +147,7 @@ def reports_of(hosts: list[Host], ssh: list[str]) -> dict[str, Report]:
 def _report_of(name: str, ssh: list[str]) -> Report:
     if _is_here(name):
         return report_here()
+    asked = time.time()
     paths = [f"PYTHONPATH={os.environ['PYTHONPATH']}"] if "PYTHONPATH" in os.environ else []
     there = shlex.join(["env", *paths, sys.executable, "-P", "-m", "hvd_imagenet.hosts", "here"])
     try:
@@ -151,10 +158,17 @@ def _report_of(name: str, ssh: list[str]) -> Report:
         raise SettingsError(f"{name}: has not answered in {ANSWER_SECONDS} s; look at it, or leave it out") from None
     if done.returncode == 255:  # of ssh itself
         raise SettingsError(f"{name}: {_of_ssh(name, done.stderr)}")
-    with suppress(ValueError, TypeError, IndexError):
-        return Report(**json.loads(done.stdout.splitlines()[-1]))
+    with suppress(ValueError, TypeError, LookupError):
+        answer = json.loads(done.stdout.splitlines()[-1])
+        ahead = _ahead(answer.pop("clock"), asked, time.time())
+        return Report(**answer)._replace(ahead=ahead)
     reason = (done.stderr.strip().splitlines() or ["it answers nothing"])[-1]
     raise SettingsError(f"{name}: hvd_imagenet cannot be started there with {sys.executable} ({reason}); {INSTALL}")
+
+
+def _ahead(clock: float, asked: float, answered: float) -> float:
+    """By how many seconds a clock, read at some moment between these two of ours, is ahead of ours at least."""
+    return clock - min(max(clock, asked), answered)
 
 
 def _of_ssh(name: str, said: str) -> str:
@@ -196,6 +210,16 @@ def require_fit(reports: Mapping[str, Report], over_gloo: bool) -> None:
                 f"{name}: its own name {report.name} {leads} there, and no other host can reach that; in its "
                 "/etc/hosts, give that name its address in the network, or take launch/mpirun.sh"
             )
+
+
+def skewed(reports: Mapping[str, Report]) -> list[str]:
+    """A line for each host whose clock is too far from this machine's: no job minds, but what it leans on may."""
+    return [
+        f"{name}: its clock is {abs(report.ahead):,.0f} s {'ahead of' if report.ahead > 0 else 'behind'} the one here; "
+        "a job compares no clocks, but S3, TLS, Kerberos and Slurm do: start chrony or ntpd on both"
+        for name, report in reports.items()
+        if abs(report.ahead) > SKEW_SECONDS
+    ]
 
 
 def interface_of(hosts: list[Host], reports: Mapping[str, Report], wanted: str | None) -> str:

@@ -10,11 +10,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data_sets import packed_folder
+from hosts import Hosts, require_hosts
 from jobs import ALONE, gloo, outside
 from PIL import Image
 from remote_sets import QUICK, SAMPLES
@@ -154,6 +156,15 @@ def image_folder(session_folder) -> Path:
 def image_shards(session_folder, image_folder) -> Path:
     """The same images, packed: those for training in 17 shards of 3, the last of 2."""
     return packed_folder(image_folder, session_folder / "shards", shard_bytes=2000)
+
+
+@pytest.fixture
+def two(tmp_path) -> Iterator[Hosts]:
+    """Two hosts."""
+    require_hosts()
+    (tmp_path / "hosts").mkdir()
+    with Hosts(2, tmp_path / "hosts") as hosts:
+        yield hosts
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,13 @@ Host *
     UserKnownHostsFile /dev/null
     LogLevel ERROR
 """
+CLOCK = """
+import socket, time
+ahead = {ahead}.get(socket.gethostname(), 0)
+seconds, nanoseconds = time.time, time.time_ns
+time.time = lambda: seconds() + ahead
+time.time_ns = lambda: nanoseconds() + ahead * 10**9
+"""
 
 
 class Hosts:
@@ -135,13 +142,11 @@ class Hosts:
         key = (self._folder / "key.pub").read_text()
         (self._folder / f"{name}.keys").write_text(key if known else "")
 
-    def set_addresses(self, name: str, lines: str) -> None:
-        """Put lines in front of a host's /etc/hosts."""
+    def set_address(self, name: str, address: str | None) -> None:
+        """Set what a host's own name leads to there; None: nowhere."""
         path = Path("/etc/netns") / self._namespace(name) / "hosts"
-        with path.open("r+") as file:  # the same file: it is mounted
-            known = file.read()
-            file.seek(0)
-            file.write(f"{lines}\n{known}")
+        others = [line for line in path.read_text().splitlines() if line.split()[1] != name]
+        path.write_text("\n".join([*others, *([f"{address} {name}"] if address else []), ""]))  # the same file: mounted
 
     def _namespace(self, name: str) -> str:
         return f"{self._prefix}-{name}"
@@ -194,18 +199,32 @@ class Hosts:
             time.sleep(0.02)
 
 
+def clocks_off(folder: Path, **ahead: int) -> dict[str, str]:
+    """The environment in which Python sees, on the hosts so named, a time that is so many seconds ahead.
+
+    The times of files stay, as those of a file server do. (Debian's faketime lets Python 3.11 wait for ever.)
+    """
+    (folder / "sitecustomize.py").write_text(CLOCK.format(ahead=ahead))  # which Python loads by itself
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+
+
 def require_hosts() -> None:
     """Install what hosts need; skips the test where this machine does not allow them."""
     if os.geteuid() != 0:
         pytest.skip("several hosts need namespaces, and those root")
-    installed = subprocess.run(["bash", SYSTEM_PACKAGES, *PACKAGES], capture_output=True, text=True)
-    if installed.returncode != 0:
-        pytest.skip(installed.stderr)
+    require_packages(*PACKAGES)
     name = f"hvd-{secrets.token_hex(3)}-try"
     tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     subprocess.run(["ip", "netns", "delete", name], capture_output=True)
     if tried.returncode != 0:
         pytest.skip(f"no network namespaces here: {tried.stderr.strip()}")
+
+
+def require_packages(*names: str) -> None:
+    """Install what is missing of these packages; skips the test where this machine does not allow that."""
+    installed = subprocess.run(["bash", SYSTEM_PACKAGES, *names], capture_output=True, text=True)
+    if installed.returncode != 0:
+        pytest.skip(installed.stderr)
 
 
 def _namespace(process: psutil.Process) -> str | None:

@@ -14,11 +14,13 @@ from pathlib import Path
 import horovod
 import pytest
 from conftest import LAUNCH_SECONDS
-from jobs import PYTHON, gloo, gone, mpi, outside, until
+from doctors import DOCTOR, examined, lines
+from jobs import gloo, gone, mpi, outside, until
 from long_links import LongLink, require_links
 from rich.console import Console
 
 from hvd_imagenet.doctor import gpus, guard, limits, meeting, names, network, packages
+from hvd_imagenet.doctor import horovod as horovod_check
 from hvd_imagenet.doctor import mpi as mpi_check
 from hvd_imagenet.doctor.child import Child, ChildError
 from hvd_imagenet.doctor.compare import compared
@@ -28,31 +30,13 @@ from hvd_imagenet.doctor.report import Report
 from hvd_imagenet.faults.link import listen
 
 HOST = socket.gethostname()
-DOCTOR = [*PYTHON, "doctor", "--json"]
 alone = Launch("no launcher", ALONE, 0, 1, 0, 1)
 MPI_NAMES = "RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"
 
 
 def doctor(*options, before=(), inside=(), folder=None, **environment):
     """The report, and how the command ended; `before` and `inside` are what starts it, or its launcher."""
-    command = list(map(str, [*before, *inside, *DOCTOR, *options]))
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**outside(), "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=LAUNCH_SECONDS,
-    )
-    line = next((line for line in done.stdout.splitlines() if '{"launcher"' in line), None)
-    assert line, f"{done.stdout}\n{done.stderr}"
-    return json.loads(line[line.index("{") :]), done
-
-
-def lines(report, level, check=None):
-    return [
-        found["text"] for found in report["findings"] if found["level"] == level and check in (None, found["check"])
-    ]
+    return examined([*before, *inside, *DOCTOR, *options], LAUNCH_SECONDS, folder, **environment)
 
 
 def shim(folder, package, text):
@@ -244,14 +228,42 @@ def test_a_child_may_be_asked_again_after_an_error():
 
 
 def found_with_hosts(text, launch, tmp_path):
-    """What `names` finds with an /etc/hosts of that text."""
+    """What `names` finds of the host's name with an /etc/hosts of that text, and whether Gloo would start in vain."""
     (tmp_path / "hosts").write_text(text)
-    program = "import json, sys; from hvd_imagenet.doctor import names; "
-    program += "print(json.dumps([vars(f) for f in names.look(json.loads(sys.argv[1])).findings]))"
+    program = "import json, sys; from dataclasses import asdict; from hvd_imagenet.doctor import names; "
+    program += "print(json.dumps(asdict(names.look(json.loads(sys.argv[1])))))"
     script = f'mount --bind {tmp_path}/hosts /etc/hosts; exec "$@"'
     command = ["unshare", "-m", "sh", "-ec", script, "sh", sys.executable, "-c", program, json.dumps(vars(launch))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [Finding(**values) for values in json.loads(done.stdout) if values["check"] == "host name"]
+    found = json.loads(done.stdout)
+    (own,) = (Finding(**values) for values in found["findings"] if values["check"] == "host name")
+    return own, found["facts"]["unreachable"]
+
+
+class Asked:
+    """In the place of the process for Horovod: it is there, with Gloo, and every sum is right."""
+
+    def __init__(self):
+        self.functions = []
+
+    def ask(self, function, seconds, **arguments):
+        self.functions.append(function)
+        loaded = {"built": {"Gloo": True}, "on_gpu": False}
+        return loaded if function == "load" else {"size": 2, "sum": 2, "controller": "Gloo"}
+
+
+@pytest.mark.parametrize(
+    ("unreachable", "asked", "last"),
+    [
+        (None, ["load", "start"], (OK, "2 worker(s) meet over Gloo and sum over Gloo; a sum is right")),
+        (False, ["load", "start"], (OK, "2 worker(s) meet over Gloo and sum over Gloo; a sum is right")),
+        (True, ["load"], (FAILURE, "not started: no other host would reach this one")),
+    ],
+)
+def test_gloo_is_not_started_on_a_host_that_none_reaches(unreachable, asked, last):
+    collective, launch = Asked(), Launch("horovodrun", GLOO, 0, 2, 0, 1)
+    found = horovod_check.look(launch, meeting.Meeting(0, 1, {}), collective, {"unreachable": unreachable}).findings
+    assert (collective.functions, (found[-1].level, found[-1].text)) == (asked, last)
 
 
 @needs_mounts
@@ -266,8 +278,8 @@ def found_with_hosts(text, launch, tmp_path):
 )
 def test_the_own_name_breaks_gloo_between_hosts(address, kind, local_size, level, tmp_path):
     launch = Launch("a launcher", kind, 0, 2, 0, local_size)
-    (found,) = found_with_hosts(f"127.0.0.1 localhost\n{address} {HOST}\n", launch, tmp_path)
-    assert (found.level, address in found.text) == (level, True)
+    found, unreachable = found_with_hosts(f"127.0.0.1 localhost\n{address} {HOST}\n", launch, tmp_path)
+    assert (found.level, address in found.text, unreachable) == (level, True, level == FAILURE)
     assert ("/etc/hosts" in found.remedy) == (level != OK)
 
 

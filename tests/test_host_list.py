@@ -1,13 +1,14 @@
 """The hosts that a job is to run on: how they are named, and what would keep it from beginning."""
 
 import json
+import time
 
 import pytest
 
 import hvd_imagenet.version
 from hvd_imagenet import hosts
 from hvd_imagenet.errors import SettingsError
-from hvd_imagenet.hosts import Host, Report, hosts_of, interface_of, main, report_here, reports_of, require_fit
+from hvd_imagenet.hosts import Host, Report, hosts_of, interface_of, main, report_here, reports_of, require_fit, skewed
 from hvd_imagenet.version import version
 
 AWAY = "198.51.100.1"  # an address of nobody
@@ -57,7 +58,8 @@ def test_the_plan_for_this_machine_alone(capsys):
     assert main(["gloo"], {"HOSTS": "localhost:2"}) == 0
     assert capsys.readouterr().out == "2 localhost:2 lo\n"
     assert main(["here"]) == 0
-    assert Report(**json.loads(capsys.readouterr().out)) == report_here()
+    said = json.loads(capsys.readouterr().out)
+    assert abs(said.pop("clock") - time.time()) < 20 and Report(**said) == report_here()
     assert main(["gloo"], {}) == 2
     assert capsys.readouterr().err.startswith("hvd-imagenet: error: HOSTS: give")
 
@@ -115,6 +117,36 @@ def test_a_name_that_leads_back_is_in_the_way_of_gloo_between_hosts_only():
     loop = SAME._replace(address="127.0.1.1")
     require_fit({"a": loop, "b": loop}, over_gloo=False)
     require_fit({"a": loop}, over_gloo=True)
+
+
+@pytest.mark.parametrize(("clock", "ahead"), [(99, -1), (100, 0), (105, 0), (110, 0), (111.5, 1.5)])
+def test_a_clock_is_ahead_by_no_more_than_what_asking_for_it_took(clock, ahead):
+    assert hosts._ahead(clock, asked=100, answered=110) == ahead
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"), [(60.6, "61 s ahead of"), (60, None), (-60, None), (-3600.4, "3,600 s behind")]
+)
+def test_a_clock_that_is_off_is_told_and_in_nobodys_way(ahead, said):
+    reports = {"a": SAME, "b": SAME._replace(ahead=ahead)}
+    require_fit(reports, over_gloo=True)
+    assert [line.partition("; ")[0] for line in skewed(reports)] == (
+        [f"b: its clock is {said} the one here"] if said else []
+    )
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_the_clock_of_another_host_is_looked_at(hours, monkeypatch, capsys):
+    """It tells its own time, and this machine's is that much off."""
+    monkeypatch.setattr(hosts, "ssh_of", lambda environment: ["sh", "-c", 'exec sh -c "$1"'])
+    monkeypatch.setattr(hosts, "_address_towards", lambda name: "127.0.0.1")
+    real = time.time
+    monkeypatch.setattr(hosts.time, "time", lambda: real() + hours * 3600)
+    assert main(["mpi"], {"HOSTS": f"{AWAY}:1"}) == 0
+    said = capsys.readouterr()
+    assert said.out == f"1 {AWAY}:1 lo\n"
+    assert said.err.startswith(f"hvd-imagenet: warning: {AWAY}: its clock is 3,") and said.err.count("\n") == 1
+    assert ("ahead of" if hours < 0 else "behind") in said.err
 
 
 @pytest.mark.parametrize("wanted", ["ib0", "10.9.0.0/24", "10.9.0.1"])

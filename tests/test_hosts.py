@@ -1,6 +1,7 @@
 """Jobs on several hosts by launch/horovodrun.sh and launch/mpirun.sh: see ``hosts.py`` for what a host is here."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import make_image_folder
-from hosts import LAUNCHER, Hosts, require_hosts
+from data_sets import Here
+from hosts import LAUNCHER, Hosts, clocks_off, require_hosts, require_packages
 from jobs import has_saved, outside, until
 from runs import closest, metrics, train, weights
 
+from hvd_imagenet.data.pack import Options, pack
+from hvd_imagenet.data.sources.fashion_mnist import CLASSES, FashionMnist
+from hvd_imagenet.data.store import open_store
 from hvd_imagenet.version import version
 
 pytestmark = pytest.mark.cluster
@@ -21,12 +25,14 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ["horovodrun.sh", "mpirun.sh"]
 # A minibatch of 7 micro-batches of 32: uneven shares on 2 and on 4 hosts. 3 epochs of 640 images take 9 steps.
-OPTIONS = ["--config", "fashion_mnist", "--precision", "float64", "--batch.global_size", "224", "--model.classes", "2"]
+OPTIONS = ["--config", "fashion_mnist", "--precision", "float64", "--batch.global_size", "224"]
 OPTIONS += ["--data.train_samples", "640", "--log.every_steps", "1"]
 STEPS = 9
 ENDLESS = ["--epochs", "100000", "--checkpoint.every_epochs", "null", "--evaluate.every_epochs", "100000"]
 ENDLESS += ["--checkpoint.every_steps", "4"]
-STALL_SECONDS, LAUNCHER_SECONDS = 8, 60  # the latter for mpirun, which cannot let go of a host that it does not reach
+STALL_SECONDS, TELL_SECONDS = 8, 10  # the latter for a busy machine
+LAUNCHER_SECONDS = 60  # for mpirun, which cannot let go of a host that it does not reach
+PATIENCE = 600  # for a job that does end, on a busy machine too
 BAD_SECONDS = 45  # within which bad input is to be told, on a busy machine too
 
 
@@ -38,18 +44,19 @@ def many(request, tmp_path_factory):
         yield hosts
 
 
-@pytest.fixture
-def two(tmp_path):
-    require_hosts()
-    folder = tmp_path / "hosts"
-    folder.mkdir()
-    with Hosts(2, folder) as hosts:
-        yield hosts
-
-
 @pytest.fixture(scope="session")
 def images(session_folder):
-    return make_image_folder(session_folder / "some-hundreds", 640, 31, size=(28, 28))
+    return some_of_fashion_mnist(session_folder / "fashion-mnist")
+
+
+def some_of_fashion_mnist(folder: Path, **options) -> Path:
+    """Its first 640 images for training and 64 for validation, packed."""
+    require_packages("dataset-fashion-mnist")
+    source = FashionMnist()
+    source.splits = {split: source.splits[split][:count] for split, count in (("train", 640), ("val", 64))}
+    pack(source, folder, Here(), Options(**options), max_rejects=0)
+    assert set(open_store(folder, "train").labels) == set(range(len(CLASSES)))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +98,9 @@ class Job:
     def workers(self):
         return (self.run / "status.json").exists()
 
+    def status(self):
+        return json.loads((self.run / "status.json").read_text())
+
     def end(self, seconds: float) -> int:
         return self.process.wait(seconds)
 
@@ -100,12 +110,22 @@ def left(hosts: Hosts) -> list:
     return [process for name in hosts.addresses for process in hosts.processes(name)]
 
 
+def workers(hosts: Hosts, name: str) -> list[psutil.Process]:
+    """The training processes of a host."""
+    return [process for process in hosts.processes(name) if process.name() == "hvd-imagenet"]
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_several_hosts_take_the_same_steps_as_one(many, script, framework, images, alone, tmp_path):
-    job = Job(many, script, tmp_path / "run", *OPTIONS, "--data.path", images, "--framework", framework)
-    assert job.end(300) == 0, job.log()
-    status = json.loads((job.run / "status.json").read_text())
+    """Two are named in a list, four in a file."""
+    named = {}
+    if len(many.names) == 4:
+        (tmp_path / "hosts.txt").write_text("".join(f"{name} slots=1\n" for name in many.names))
+        named = {"HOSTS": "", "HOSTFILE": str(tmp_path / "hosts.txt")}
+    job = Job(many, script, tmp_path / "run", *OPTIONS, "--data.path", images, "--framework", framework, **named)
+    assert job.end(PATIENCE) == 0, job.log()
+    status = job.status()
     assert [worker["host"] for worker in status["workers"]] == many.names
     one = alone(framework)
     for kind, count in (("step", STEPS), ("eval", 3)):
@@ -123,18 +143,19 @@ def test_a_slow_link(two, script, recipe, image_folder, tmp_path):
     """What node2 sends and is sent goes at 1 Gbit/s, and arrives 5 ms later."""
     two.set_link_speed("node2", "1gbit", delay_ms=5)
     job = Job(two, script, tmp_path / "run", "--config", recipe, "--data.path", image_folder)
-    assert job.end(300) == 0, job.log()
+    assert job.end(PATIENCE) == 0, job.log()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_host_that_is_cut_off_is_named_and_nothing_is_left_on_any_host(two, script, recipe, image_folder, tmp_path):
     options = ["--config", recipe, "--data.path", image_folder, *ENDLESS, "--faults.stall_seconds", STALL_SECONDS]
     job = Job(two, script, tmp_path / "run", *options)
-    until(lambda: has_saved(4)(job) or job.process.poll() is not None, 200)
+    until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
     two.set_link("node2", up=False)
     start = time.monotonic()
-    assert job.end(STALL_SECONDS + LAUNCHER_SECONDS) == 1
-    assert time.monotonic() - start >= STALL_SECONDS
+    until(lambda: job.status()["status"] == "failed", STALL_SECONDS + TELL_SECONDS)
+    assert time.monotonic() - start >= STALL_SECONDS - 2  # the last heartbeat came some time before
+    assert job.end(LAUNCHER_SECONDS) == 1
     expected = f"job.sh: failed, exit status 1: worker 1 on node2 has not answered for {STALL_SECONDS} s (faults.sta"
     assert job.last_line().startswith(expected), job.log()
     until(lambda: not left(two), 30)
@@ -142,26 +163,34 @@ def test_a_host_that_is_cut_off_is_named_and_nothing_is_left_on_any_host(two, sc
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_launcher_that_is_killed_leaves_nothing_on_any_host(two, script, recipe, image_folder, tmp_path):
-    job = Job(two, script, tmp_path / "run", "--config", recipe, "--data.path", image_folder, *ENDLESS)
-    until(lambda: has_saved(4)(job) or job.process.poll() is not None, 200)
+    """Before that, mpirun has bound each worker to a core, as told."""
+    options = ["--config", recipe, "--data.path", image_folder, *ENDLESS]
+    job = Job(two, script, tmp_path / "run", *options, BIND_TO="core")
+    until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
+    cores = [len(worker.cpu_affinity()) for name in two.names for worker in workers(two, name)]
+    assert cores == [1 if script == "mpirun.sh" else os.cpu_count()] * 2
     for process in two.processes(LAUNCHER):
         with suppress(psutil.NoSuchProcess):  # its parent was the first
             process.kill()
     until(lambda: not left(two), 60)
     if script == "horovodrun.sh":  # of which the workers on other hosts hear nothing: they notice, and save
-        status = json.loads((job.run / "status.json").read_text())
+        status = job.status()
         assert status["exit_code"] == 75 and "lost its launcher; everything is saved" in status["reason"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_what_keeps_a_job_from_beginning_is_told_in_one_line(two, script, tmp_path):
     (tmp_path / "hosts.txt").write_text("# two\nnode1 slots=1\n\nnode2 slots=1  # the other\nnode1:2\n")
+    (tmp_path / "away.txt").write_text("node1 slots=1\n10.71.0.99 slots=1\n")
     cases = [
         ({"HOSTS": "node1:1,node7:1"}, "node7: nobody knows that name; correct it"),
         ({"HOSTS": "node1:1,node1:2"}, "HOSTS; node1 is named twice; name it once with all its workers: node1:3"),
         ({"HOSTS": "node1:1,10.71.0.1:1"}, "HOSTS; node1 and 10.71.0.1, one host, is named twice"),
         ({"HOSTS": "", "HOSTFILE": tmp_path / "hosts.txt"}, "hosts.txt; node1 is named twice"),
-        ({"HOSTS": "node1:1,10.71.0.99:1"}, "10.71.0.99: cannot be reached by ssh (ssh: connect to host"),
+        (
+            {"HOSTS": "", "HOSTFILE": tmp_path / "away.txt"},
+            "10.71.0.99: cannot be reached by ssh (ssh: connect to host",
+        ),
         ({"NETWORK_INTERFACE": "ib0"}, "NETWORK_INTERFACE: ib0; launcher has no such interface, only lo, eth0"),
         ({"SSH_PORT": "23"}, "cannot be reached by ssh (ssh: connect to host node1 port 23: Connection refused)"),
     ]
@@ -171,8 +200,22 @@ def test_what_keeps_a_job_from_beginning_is_told_in_one_line(two, script, tmp_pa
     refused(two, script, tmp_path, "node2: lets nobody in without a password (root@node2: Permission denied")
     two.set_keys("node2", known=True)
     if script == "horovodrun.sh":  # Gloo
-        two.set_addresses("node2", "127.0.1.1 node2")
+        two.set_address("node2", "127.0.1.1")
         refused(two, script, tmp_path, "node2: its own name node2 leads to 127.0.1.1 there, and no other host can")
+
+
+def test_clocks_that_are_off_are_told_and_in_nobodys_way(two, recipe, image_folder, tmp_path):
+    """Those of both hosts, but not of the files: the run's folder is held, and a request to stop is heeded."""
+    environment = clocks_off(tmp_path, node1=3600, node2=-3600)
+    options = ["--config", recipe, "--data.path", image_folder, *ENDLESS]
+    job = Job(two, "horovodrun.sh", tmp_path / "run", *options, **environment)
+    until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
+    (job.run / "STOP").touch()
+    assert job.end(PATIENCE) == 75, job.log()
+    first, second = job.log().splitlines()[:2]
+    assert first.startswith("hvd-imagenet: warning: node1: its clock is 3,") and " ahead of the one here; " in first
+    assert second.startswith("hvd-imagenet: warning: node2: its clock is 3,") and " behind the one here; " in second
+    until(lambda: not left(two), 30)
 
 
 def test_a_host_without_a_free_port(two, tmp_path):
@@ -204,12 +247,12 @@ def test_a_host_with_another_version_or_none(two, tmp_path, change, message):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_other_data_on_another_host_is_refused_naming_both(two, script, images, tmp_path):
-    """node2 sees other images in the same folder: two classes, and as many of each."""
+    """node2 sees other images in the same folder: of the same classes, as many of each, and a pixel smaller."""
     (tmp_path / "data").mkdir()
-    for name, source in (("node1", images), ("node2", make_image_folder(tmp_path / "others", 640, 31, size=(29, 28)))):
+    for name, source in (("node1", images), ("node2", some_of_fashion_mnist(tmp_path / "others", shorter_side=27))):
         two.mount(name, source, tmp_path / "data")
     job = Job(two, script, tmp_path / "run", *OPTIONS, "--data.path", tmp_path / "data")
-    assert job.end(200) == 3, job.log()
+    assert job.end(PATIENCE) == 3, job.log()
     line = job.last_line()
     assert "the train images of worker 1 on node2 (checksum " in line and "those of worker 0 on node1 in " in line
     assert not job.run.exists() and not list(tmp_path.glob(".status*"))

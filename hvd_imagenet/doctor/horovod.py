@@ -26,9 +26,12 @@ def look(launch: Launch, meeting: Meeting, collective: Child, facts: dict[str, A
     loaded = _ask(findings, collective, LOAD_SECONDS, "load", framework=launch.framework)
     if loaded:
         findings += _built(launch, loaded, facts)
-    if not _all(meeting, loaded, LOAD_SECONDS):
-        if loaded:
-            findings.append(failure(CHECK, "not started: another worker cannot load it", "see there"))
+    unreachable = bool(facts.get("unreachable"))
+    if not _all(meeting, loaded and not unreachable, LOAD_SECONDS):
+        if unreachable:
+            findings.append(failure(CHECK, "not started: no other host would reach this one", "see host name"))
+        elif loaded:
+            findings.append(failure(CHECK, "not started: another worker cannot load it or be reached", "see there"))
         return found
     started = _ask(findings, collective, START_SECONDS, "start", framework=launch.framework)
     if started:

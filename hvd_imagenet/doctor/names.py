@@ -8,7 +8,7 @@ import socket
 
 import psutil
 
-from hvd_imagenet.doctor.findings import Finding, Found, failure, ok, warning
+from hvd_imagenet.doctor.findings import FAILURE, Finding, Found, failure, ok, warning
 from hvd_imagenet.doctor.launch import GLOO, Launch
 
 # Which interface to take: the variables of Horovod's Gloo, of NCCL and of Open MPI.
@@ -16,10 +16,15 @@ GLOO_IFACE, NCCL_IFACE, MPI_IFACE = "HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME", 
 
 
 def look(launch: dict) -> Found:
-    """The host's own name, its interfaces, and those that the environment asks for."""
+    """The host's own name, its interfaces, and those that the environment asks for.
+
+    As facts, the interfaces' addresses, and whether Gloo would start in vain: it dies of a name without an address.
+    """
     job = Launch(**launch)
     interfaces = addresses()
-    return Found([_own_name(job), _listed(interfaces), *_asked_for(interfaces, job)], {"interfaces": interfaces})
+    own = _own_name(job)
+    facts = {"interfaces": interfaces, "unreachable": own.level == FAILURE}
+    return Found([own, _listed(interfaces), *_asked_for(interfaces, job)], facts)
 
 
 def addresses() -> dict[str, list[str]]:
