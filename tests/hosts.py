@@ -17,11 +17,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from jobs import Started
 
 LAUNCHER = "launcher"
 PACKAGES = ["iproute2", "openssh-server", "openssh-client", "util-linux"]
 DELAY = Path(__file__).with_name("delay.py")
-SYSTEM_PACKAGES = Path(__file__).parents[1] / "launch" / "system-packages"
+LAUNCH = Path(__file__).parents[1] / "launch"
 CLUSTER_SECONDS = 10  # for all sshd to answer
 SSHD = """
 Port 22
@@ -103,6 +104,14 @@ class Hosts:
         there = os.readlink(f"/proc/{self._first(name)}/ns/pid")
         found = psutil.process_iter(["name"])
         return [process for process in found if process.info["name"] != "sshd" and _namespace(process) == there]
+
+    def workers(self, name: str) -> list[psutil.Process]:
+        """The training processes of a host."""
+        return [process for process in self.processes(name) if process.name() == "hvd-imagenet"]
+
+    def left(self) -> list[psutil.Process]:
+        """What still runs, on all hosts."""
+        return [process for name in self.addresses for process in self.processes(name)]
 
     def set_link(self, name: str, up: bool) -> None:
         """Plug a host's cable in, or out."""
@@ -208,6 +217,19 @@ def clocks_off(folder: Path, **ahead: int) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
+class HostsJob(Started):
+    """A job that a script of launch/ has started on the launcher, on one worker of each host."""
+
+    def __init__(self, hosts: Hosts, script: str, run: Path, *options, **environment):
+        known = {"HOSTS": ",".join(f"{name}:1" for name in hosts.names)}
+        known |= {"OMPI_ALLOW_RUN_AS_ROOT": 1, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": 1}
+        command = hosts.on(LAUNCHER, "bash", LAUNCH / script, *options, "--run", run)
+        super().__init__(command, run, **{**known, **environment})
+
+    def last_line(self) -> str:
+        return self.log().splitlines()[-1]
+
+
 def require_hosts() -> None:
     """Install what hosts need; skips the test where this machine does not allow them."""
     if os.geteuid() != 0:
@@ -222,7 +244,7 @@ def require_hosts() -> None:
 
 def require_packages(*names: str) -> None:
     """Install what is missing of these packages; skips the test where this machine does not allow that."""
-    installed = subprocess.run(["bash", SYSTEM_PACKAGES, *names], capture_output=True, text=True)
+    installed = subprocess.run(["bash", LAUNCH / "system-packages", *names], capture_output=True, text=True)
     if installed.returncode != 0:
         pytest.skip(installed.stderr)
 

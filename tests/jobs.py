@@ -43,23 +43,26 @@ def mpi(workers):
     return ["mpirun", "--allow-run-as-root", "--oversubscribe", *yielding, "-np", workers]
 
 
-class Job:
-    """A training job that runs in the background.
+class Started:
+    """A command that runs in the background, and trains.
 
     Attributes:
-        process: the launcher; in a session of its own.
+        process: of the command; in a session of its own.
         run: the run's folder.
     """
 
-    def __init__(self, launcher, run, *arguments, script=(), **environment):
-        command = [*script, *launcher, *PYTHON, "train", "--run", run, *arguments]
+    def __init__(self, command, run, **environment):
         self.run = Path(run)
         self._log = self.run.with_name(f"{self.run.name}-{time.monotonic_ns()}.log")
         self._known = (self.status() or {}).get("job")
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 list(map(str, command)),
-                env={**outside(), "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1", **environment},
+                env={
+                    **outside(),
+                    **{"TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"},
+                    **{name: str(value) for name, value in environment.items()},
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -84,11 +87,7 @@ class Job:
             raise AssertionError(f"still running after {seconds} s: {self.log()}") from None
 
     def kill(self):
-        """SIGKILL to all workers at once, and then to the launcher, until they are gone."""
-        workers = [psutil.Process(pid) for pid in self.workers().values() if psutil.pid_exists(pid)]
-        for worker in workers:
-            worker.kill()
-        psutil.wait_procs(workers, PATIENCE)
+        """SIGKILL to the launcher, until it is gone."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
@@ -98,15 +97,30 @@ class Job:
         status = self.status() or {"job": self._known}
         return {} if status["job"] == self._known else {worker["rank"]: worker["pid"] for worker in status["workers"]}
 
-    def signal(self, rank, number):
-        os.kill(self.workers()[rank], number)
-
     def status(self):
         path = self.run / "status.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def log(self):
         return self._log.read_text()
+
+
+class Job(Started):
+    """A training job under a launcher, on this machine."""
+
+    def __init__(self, launcher, run, *arguments, script=(), **environment):
+        super().__init__([*script, *launcher, *PYTHON, "train", "--run", run, *arguments], run, **environment)
+
+    def signal(self, rank, number):
+        os.kill(self.workers()[rank], number)
+
+    def kill(self):
+        """SIGKILL to all workers at once, and then to the launcher, until they are gone."""
+        workers = [psutil.Process(pid) for pid in self.workers().values() if psutil.pid_exists(pid)]
+        for worker in workers:
+            worker.kill()
+        psutil.wait_procs(workers, PATIENCE)
+        super().kill()
 
 
 def has_saved(step):

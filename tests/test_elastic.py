@@ -1,24 +1,18 @@
 """Elastic jobs: workers are killed, hosts leave and come, and the run is the one that it would have been."""
 
-import json
 import signal
 import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import psutil
 import pytest
 from jobs import HOROVODRUN, Job, gone, steps_saved, until
-from runs import GLOBAL, RECIPE, SAMPLES, metrics, weights
+from runs import metrics
+from undisturbed import ENDLESS, OPTIONS, SLOW, further, require_undisturbed
 
 # Two names of this machine count as two hosts; one that fails is left alone for some seconds.
 HOSTS = "localhost:1\n127.0.0.1:1\n"
-# Thousands of steps agree to 1e-9 where each is short; a run goes on until it has seen what it is to see.
-SLOW = RECIPE.replace("0.05", "0.0005")
-ARGUMENTS = ["--checkpoint.every_epochs", "null", "--evaluate.every_epochs", 100000, "--faults.commit_every_steps", 7]
-ARGUMENTS += ["--faults.stall_seconds", 10, "--epochs"]
-ENDLESS = 100000
 
 
 @pytest.fixture
@@ -28,17 +22,31 @@ def hosts(tmp_path):
     return file
 
 
-@pytest.fixture
-def begin(hosts, image_folder, tmp_path):
-    """Starts an endless run on the two; ends what is left of it."""
-    (tmp_path / "slow.yaml").write_text(SLOW)
-    started = []
+class ElasticJob(Job):
+    """A job on both hosts, endless."""
 
-    def begin(*more):
+    def __init__(self, hosts, data, *options):
+        folder = hosts.parent
+        (folder / "slow.yaml").write_text(SLOW)
         places = ["--min-np", 1, "-np", 2, "--network-interface", "lo", "--blacklist-cooldown-range", 1, 2]
         launcher = [sys.executable, "-c", HOROVODRUN, *places, "--host-discovery-script", f"cat {hosts}"]
-        options = ["--config", tmp_path / "slow.yaml", "--data.path", image_folder, *ARGUMENTS, ENDLESS, *more]
-        started.append(Job(launcher, tmp_path / "run", *options, HOROVOD_ELASTIC_TIMEOUT="60"))
+        self.options = ["--config", folder / "slow.yaml", "--data.path", data, *OPTIONS, *options]
+        stall = ["--faults.stall_seconds", 10]
+        super().__init__(launcher, folder / "run", *self.options, *ENDLESS, *stall, HOROVOD_ELASTIC_TIMEOUT=60)
+
+    def stop(self):
+        (self.run / "STOP").touch()
+        self.end()
+        assert self.status()["exit_code"] == 75, self.log()
+
+
+@pytest.fixture
+def begin(hosts, image_folder):
+    """Starts a job; ends what is left of it."""
+    started = []
+
+    def begin(*options):
+        started.append(ElasticJob(hosts, image_folder, *options))
         return started[-1]
 
     yield begin
@@ -47,77 +55,41 @@ def begin(hosts, image_folder, tmp_path):
 
 
 def on(workers):
+    """A condition: the job runs on so many."""
     return lambda job: len(job.workers()) == workers and job.status()["status"] == "running"
 
 
-def beyond(step):
-    return lambda job: (job.run / "metrics.jsonl").exists() and len(metrics(job.run, "step")) > step
-
-
-def under_way(job):
-    return on(2)(job) and beyond(20)(job)
-
-
-def further(job):
-    """Wait until a job has taken some steps more."""
-    return job.until(beyond(len(metrics(job.run, "step")) + 20))
-
-
-def require_undisturbed(job, tmp_path, image_folder, framework):
-    """The same samples in the same steps, and the weights of a run that nothing has happened to; its restarts."""
-    (job.run / "STOP").touch()
-    job.end()
-    assert job.status()["exit_code"] == 75, job.log()
-    last = steps_saved(job.run)[-1] + 3
-    options = ["--config", tmp_path / "slow.yaml", "--data.path", image_folder, "--framework", framework]
-    options += [*ARGUMENTS, last * GLOBAL / SAMPLES]
-    assert Job([], job.run, *options, "--resume").end(300) == 0  # to its end
-    assert Job([], tmp_path / "alone", *options).end(300) == 0
-    runs = job.run, tmp_path / "alone"
-    seen, expected = ([(e["step"], e["samples_seen"]) for e in metrics(run, "step")] for run in runs)
-    assert seen == expected
-    losses = ([event["loss"] for event in metrics(run, "step")] for run in runs)
-    assert np.abs(np.subtract(*losses)).max() < 1e-9
-    found, right = (weights(run, last) for run in runs)
-    for kind in right:
-        assert found[kind].keys() == right[kind].keys()
-        assert all(np.abs(found[kind][name] - right[kind][name]).max() < 1e-9 for name in right[kind])
-    restarts = json.loads((job.run / "result.json").read_text())["restarts"]
-    assert restarts == [{k: v for k, v in event.items() if k != "event"} for event in metrics(job.run, "restart")]
-    return restarts[:-1]
-
-
 @pytest.mark.parametrize("framework", ["torch", pytest.param("keras", marks=pytest.mark.long)])
-def test_a_worker_that_is_killed_and_a_host_that_returns(framework, begin, image_folder, tmp_path):
+def test_a_worker_that_is_killed_and_a_host_that_returns(framework, begin, tmp_path):
     """Worker 0 of all, which wrote for all: the other goes on from what it has kept, alone, then with a new one."""
-    job = begin("--framework", framework).until(under_way)
-    job.signal(0, signal.SIGKILL)
-    further(job.until(on(1)).until(on(2)))
-    restarts = require_undisturbed(job, tmp_path, image_folder, framework)
+    job = begin("--framework", framework)
+    job.until(on(2)).until(further(job.run)).signal(0, signal.SIGKILL)
+    job.until(on(1)).until(on(2)).until(further(job.run)).stop()
+    restarts = require_undisturbed(job.run, job.options, tmp_path)
     assert [(event["workers_before"], event["workers"]) for event in restarts] == [(2, 1), (1, 2)]
     assert restarts[0]["step"] % 7 == 0 and restarts[0]["step"] >= 14
     assert "worker 0 on" in restarts[0]["reason"] and "SIGKILL" in restarts[0]["reason"]
     assert restarts[1]["reason"] == "the hosts have changed"
 
 
-def test_a_host_that_is_taken_away(begin, hosts, image_folder, tmp_path):
+def test_a_host_that_is_taken_away(begin, hosts, tmp_path):
     """Without a failure, nothing is lost: the one that stays goes on from the very step."""
-    job = begin().until(under_way)
+    job = begin()
+    job.until(on(2)).until(further(job.run))
     stays = psutil.Process(job.workers()[1]).environ()["HOROVOD_HOSTNAME"]
     hosts.write_text(f"{stays}:1\n")
-    further(job.until(on(1)))
-    [restart] = require_undisturbed(job, tmp_path, image_folder, "torch")
+    job.until(on(1)).until(further(job.run)).stop()
+    [restart] = require_undisturbed(job.run, job.options, tmp_path)
     assert (restart["workers"], restart["reason"]) == (1, "the hosts have changed")
 
 
 @pytest.mark.long
-def test_a_worker_that_is_stopped_is_ended_and_its_host_taken_back(begin, image_folder, tmp_path):
+def test_a_worker_that_is_stopped_is_ended_and_its_host_taken_back(begin, tmp_path):
     """Nothing of its own can end it, and its launcher would wait for it for ever: its witness does."""
-    job = begin().until(under_way)
-    job.signal(1, signal.SIGSTOP)
-    job.until(on(1), 180)
-    further(job.until(on(2)))
-    restarts = require_undisturbed(job, tmp_path, image_folder, "torch")
+    job = begin()
+    job.until(on(2)).until(further(job.run)).signal(1, signal.SIGSTOP)
+    job.until(on(1), 180).until(on(2)).until(further(job.run)).stop()
+    restarts = require_undisturbed(job.run, job.options, tmp_path)
     assert "has not answered for 10 s" in restarts[0]["reason"]
     assert [event["workers"] for event in restarts] == [1, 2]
 
@@ -131,8 +103,8 @@ def test_a_failure_of_all_ends_all(begin):
 
 
 def test_the_end_of_the_launcher_ends_all_with_everything_saved(begin):
-    job = begin().until(under_way)
-    workers = job.workers().values()
+    job = begin()
+    workers = job.until(on(2)).until(further(job.run)).workers().values()
     job.process.kill()
     until(lambda: gone(workers), 30)
     assert job.status()["exit_code"] == 75

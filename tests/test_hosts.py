@@ -1,6 +1,5 @@
 """Jobs on several hosts by launch/horovodrun.sh and launch/mpirun.sh: see ``hosts.py`` for what a host is here."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from data_sets import Here
-from hosts import LAUNCHER, Hosts, clocks_off, require_hosts, require_packages
-from jobs import has_saved, outside, until
+from hosts import LAUNCHER, Hosts, HostsJob, clocks_off, require_hosts, require_packages
+from jobs import has_saved, until
 from runs import closest, metrics, train, weights
 
 from hvd_imagenet.data.pack import Options, pack
@@ -68,53 +67,6 @@ def alone(session_folder, images):
     return lambda framework: session_folder / f"alone-{framework}"
 
 
-class Job:
-    """A job that is started on the launcher, on one worker of each host.
-
-    Attributes:
-        process: that of the script; run: the folder of the run.
-    """
-
-    def __init__(self, hosts: Hosts, script: str, run: Path, *options, **environment):
-        self.run = run
-        self._log = run.with_name(f"{run.name}.log")
-        known = {"HOSTS": ",".join(f"{name}:1" for name in hosts.names), "OMP_NUM_THREADS": "1"}
-        known |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                hosts.on(LAUNCHER, "bash", ROOT / "launch" / script, *options, "--run", run),
-                env={**outside(), "TF_CPP_MIN_LOG_LEVEL": "3", **known, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def last_line(self) -> str:
-        return self.log().splitlines()[-1]
-
-    def workers(self):
-        return (self.run / "status.json").exists()
-
-    def status(self):
-        return json.loads((self.run / "status.json").read_text())
-
-    def end(self, seconds: float) -> int:
-        return self.process.wait(seconds)
-
-
-def left(hosts: Hosts) -> list:
-    """What still runs, on all hosts."""
-    return [process for name in hosts.addresses for process in hosts.processes(name)]
-
-
-def workers(hosts: Hosts, name: str) -> list[psutil.Process]:
-    """The training processes of a host."""
-    return [process for process in hosts.processes(name) if process.name() == "hvd-imagenet"]
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_several_hosts_take_the_same_steps_as_one(many, script, framework, images, alone, tmp_path):
@@ -123,7 +75,7 @@ def test_several_hosts_take_the_same_steps_as_one(many, script, framework, image
     if len(many.names) == 4:
         (tmp_path / "hosts.txt").write_text("".join(f"{name} slots=1\n" for name in many.names))
         named = {"HOSTS": "", "HOSTFILE": str(tmp_path / "hosts.txt")}
-    job = Job(many, script, tmp_path / "run", *OPTIONS, "--data.path", images, "--framework", framework, **named)
+    job = HostsJob(many, script, tmp_path / "run", *OPTIONS, "--data.path", images, "--framework", framework, **named)
     assert job.end(PATIENCE) == 0, job.log()
     status = job.status()
     assert [worker["host"] for worker in status["workers"]] == many.names
@@ -135,21 +87,21 @@ def test_several_hosts_take_the_same_steps_as_one(many, script, framework, image
     for kind in ones:
         for name in ones[kind]:
             assert closest({name: ones[kind][name]}, {name: others[kind][name]}) < 1e-9, name
-    until(lambda: not left(many), 30)
+    until(lambda: not many.left(), 30)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_slow_link(two, script, recipe, image_folder, tmp_path):
     """What node2 sends and is sent goes at 1 Gbit/s, and arrives 5 ms later."""
     two.set_link_speed("node2", "1gbit", delay_ms=5)
-    job = Job(two, script, tmp_path / "run", "--config", recipe, "--data.path", image_folder)
+    job = HostsJob(two, script, tmp_path / "run", "--config", recipe, "--data.path", image_folder)
     assert job.end(PATIENCE) == 0, job.log()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_host_that_is_cut_off_is_named_and_nothing_is_left_on_any_host(two, script, recipe, image_folder, tmp_path):
     options = ["--config", recipe, "--data.path", image_folder, *ENDLESS, "--faults.stall_seconds", STALL_SECONDS]
-    job = Job(two, script, tmp_path / "run", *options)
+    job = HostsJob(two, script, tmp_path / "run", *options)
     until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
     two.set_link("node2", up=False)
     start = time.monotonic()
@@ -158,21 +110,21 @@ def test_a_host_that_is_cut_off_is_named_and_nothing_is_left_on_any_host(two, sc
     assert job.end(LAUNCHER_SECONDS) == 1
     expected = f"job.sh: failed, exit status 1: worker 1 on node2 has not answered for {STALL_SECONDS} s (faults.sta"
     assert job.last_line().startswith(expected), job.log()
-    until(lambda: not left(two), 30)
+    until(lambda: not two.left(), 30)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_launcher_that_is_killed_leaves_nothing_on_any_host(two, script, recipe, image_folder, tmp_path):
     """Before that, mpirun has bound each worker to a core, as told."""
     options = ["--config", recipe, "--data.path", image_folder, *ENDLESS]
-    job = Job(two, script, tmp_path / "run", *options, BIND_TO="core")
+    job = HostsJob(two, script, tmp_path / "run", *options, BIND_TO="core")
     until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
-    cores = [len(worker.cpu_affinity()) for name in two.names for worker in workers(two, name)]
+    cores = [len(worker.cpu_affinity()) for name in two.names for worker in two.workers(name)]
     assert cores == [1 if script == "mpirun.sh" else os.cpu_count()] * 2
     for process in two.processes(LAUNCHER):
         with suppress(psutil.NoSuchProcess):  # its parent was the first
             process.kill()
-    until(lambda: not left(two), 60)
+    until(lambda: not two.left(), 60)
     if script == "horovodrun.sh":  # of which the workers on other hosts hear nothing: they notice, and save
         status = job.status()
         assert status["exit_code"] == 75 and "lost its launcher; everything is saved" in status["reason"]
@@ -208,14 +160,14 @@ def test_clocks_that_are_off_are_told_and_in_nobodys_way(two, recipe, image_fold
     """Those of both hosts, but not of the files: the run's folder is held, and a request to stop is heeded."""
     environment = clocks_off(tmp_path, node1=3600, node2=-3600)
     options = ["--config", recipe, "--data.path", image_folder, *ENDLESS]
-    job = Job(two, "horovodrun.sh", tmp_path / "run", *options, **environment)
+    job = HostsJob(two, "horovodrun.sh", tmp_path / "run", *options, **environment)
     until(lambda: has_saved(4)(job) or job.process.poll() is not None, PATIENCE)
     (job.run / "STOP").touch()
     assert job.end(PATIENCE) == 75, job.log()
     first, second = job.log().splitlines()[:2]
     assert first.startswith("hvd-imagenet: warning: node1: its clock is 3,") and " ahead of the one here; " in first
     assert second.startswith("hvd-imagenet: warning: node2: its clock is 3,") and " behind the one here; " in second
-    until(lambda: not left(two), 30)
+    until(lambda: not two.left(), 30)
 
 
 def test_a_host_without_a_free_port(two, tmp_path):
@@ -251,19 +203,19 @@ def test_other_data_on_another_host_is_refused_naming_both(two, script, images, 
     (tmp_path / "data").mkdir()
     for name, source in (("node1", images), ("node2", some_of_fashion_mnist(tmp_path / "others", shorter_side=27))):
         two.mount(name, source, tmp_path / "data")
-    job = Job(two, script, tmp_path / "run", *OPTIONS, "--data.path", tmp_path / "data")
+    job = HostsJob(two, script, tmp_path / "run", *OPTIONS, "--data.path", tmp_path / "data")
     assert job.end(PATIENCE) == 3, job.log()
     line = job.last_line()
     assert "the train images of worker 1 on node2 (checksum " in line and "those of worker 0 on node1 in " in line
     assert not job.run.exists() and not list(tmp_path.glob(".status*"))
-    until(lambda: not left(two), 30)
+    until(lambda: not two.left(), 30)
 
 
 def refused(hosts, script, folder, message, **environment):
     """Hold that a job is refused with this one line, in time, having left nothing anywhere, besides what was there."""
-    before = {process.pid for process in left(hosts)}
-    job = Job(hosts, script, folder / "refused", "--data.path", "/data", **{k: str(v) for k, v in environment.items()})
+    before = {process.pid for process in hosts.left()}
+    job = HostsJob(hosts, script, folder / "refused", "--data.path", "/data", **environment)
     assert job.end(BAD_SECONDS) == 2, job.log()
     assert job.log().startswith("hvd-imagenet: error: ") and job.log().count("\n") == 1, job.log()
     assert message in job.log()
-    assert not job.run.exists() and {process.pid for process in left(hosts)} == before
+    assert not job.run.exists() and {process.pid for process in hosts.left()} == before

@@ -6,15 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import Job, steps_saved
-from runs import GLOBAL, RECIPE, SAMPLES, closest, metrics, weights
 from slurm import Cluster, require_slurm
+from undisturbed import ENDLESS, OPTIONS, SLOW, further, require_undisturbed
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "launch" / "slurm" / "elastic.sbatch"
-OPTIONS = ["--checkpoint.every_epochs", "null", "--evaluate.every_epochs", "100000", "--faults.commit_every_steps", "7"]
 SECONDS = 240
 
 
@@ -27,25 +25,23 @@ def cluster(session_folder):
 
 def test_a_node_fails_and_the_job_goes_on_and_after_its_time_on_both_again(cluster, image_folder, tmp_path):
     recipe, run = tmp_path / "slow.yaml", tmp_path / "run"
-    recipe.write_text(RECIPE.replace("0.05", "0.0005").replace("epochs: 3", "epochs: 100000"))
+    recipe.write_text(SLOW)
     options = ["--config", recipe, "--data.path", image_folder, *OPTIONS]
     places = ["--nodes=2", "--ntasks-per-node=1", "--time=60"]
     environment = {"CHECKOUT": ROOT, "VENV": sys.prefix, "NETWORK_INTERFACE": "lo", "STALL_SECONDS": 8}
-    job = cluster.submit(tmp_path, *places, SCRIPT, *options, "--run", "run", **environment)
+    job = cluster.submit(tmp_path, *places, SCRIPT, *options, *ENDLESS, "--run", "run", **environment)
 
     def log():
         return (tmp_path / f"slurm-{job}.log").read_text()
 
     def until_on(*hosts):
         """Wait until the run goes on there, and has taken some steps."""
-        give_up, steps = time.monotonic() + SECONDS, 0
-        while True:
+        give_up, more = time.monotonic() + SECONDS, None
+        while not (more and more()):
             status = json.loads((run / "status.json").read_text()) if (run / "status.json").exists() else {}
-            there = [worker["host"] for worker in status.get("workers", [])]
-            if status.get("status") == "running" and sorted(there) == list(hosts):
-                steps = steps or len(metrics(run, "step"))
-                if len(metrics(run, "step")) > steps + 20:
-                    return
+            there = sorted(worker["host"] for worker in status.get("workers", []))
+            if status.get("status") == "running" and there == list(hosts):
+                more = more or further(run)
             assert time.monotonic() < give_up, log()
             time.sleep(0.1)
 
@@ -60,11 +56,5 @@ def test_a_node_fails_and_the_job_goes_on_and_after_its_time_on_both_again(clust
     (run / "STOP").touch()
     assert cluster.wait(job, "COMPLETED", "FAILED") == "FAILED"
     assert cluster.completions(job)[-1] == ("FAILED", "75:0") and cluster.state(job, "Restarts") == "1"
-    restarts = metrics(run, "restart")
+    restarts = require_undisturbed(run, options, tmp_path)
     assert [event["workers"] for event in restarts] == [1, 2] and restarts[0]["workers_before"] == 2
-
-    last = steps_saved(run)[-1]
-    assert Job([], tmp_path / "alone", *options, "--epochs", last * GLOBAL / SAMPLES).end(300) == 0
-    assert [event["step"] for event in metrics(run, "step")] == list(range(1, last + 1))
-    found, right = (weights(one, last) for one in (run, tmp_path / "alone"))
-    assert all(closest(found[kind], right[kind]) < 1e-9 for kind in right)
