@@ -43,8 +43,8 @@ if [ "$HOROVOD_CUDA" != none ]; then
     ln -sf libnccl.so.2 "$nccl/lib/libnccl.so"
     export PATH=$cuda/bin:$PATH # Horovod asks the first nvcc for its architectures
     export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_HOME=$nccl HOROVOD_NCCL_LINK=SHARED HOROVOD_CUDA_HOME=$cuda CUDA_HOME=$cuda
-    # PyTorch has loaded both before Horovod needs them; TensorFlow has not, and a wheel serves other environments, too.
-    for library in nccl cuda_runtime; do LDFLAGS+=" -Wl,-rpath,\$ORIGIN/../../nvidia/$library/lib"; done
+    # The framework's own, in any environment: not those of the machine. The second is CUDA 12's place, the third 13's.
+    for library in nccl cuda_runtime "cu${HOROVOD_CUDA%%.*}"; do LDFLAGS+=" -Wl,-rpath,\$ORIGIN/../../nvidia/$library/lib"; done
 fi
 
 echo "Building Horovod $version (about four minutes on two cores; kept for the next time) ..."

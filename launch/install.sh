@@ -103,7 +103,7 @@ horovod=$(sed -n 's/^horovod==//p' $constraints)
 mpi=$(mpirun --version 2>/dev/null | head -n 1 | tr -c 'A-Za-z0-9.\n' '-')
 key=$(printf '%s\n' "horovod $horovod" "frameworks $frameworks" "torch $(version torch)" "tensorflow $(version tensorflow-cpu) $(version tensorflow)" \
     "python $("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')" "mpi $mpi" "cuda $cuda" \
-    "compiler $("${HVD_IMAGENET_CXX:-g++}" -dumpfullversion)" "nccl $(version nvidia-nccl-cu13) $(version nvidia-nccl-cu12)" "libc $(getconf GNU_LIBC_VERSION)" "wrapper $(sha256sum <launch/horovod-cxx)")
+    "compiler $("${HVD_IMAGENET_CXX:-g++}" -dumpfullversion)" "nccl $(version nvidia-nccl-cu13) $(version nvidia-nccl-cu12)" "libc $(getconf GNU_LIBC_VERSION)" "wrapper $(cat launch/horovod-* | sha256sum)")
 wheels=$cache/horovod-$(printf '%s' "$key" | sha256sum | cut -c1-16)
 if [ "$(cat "$venv/horovod-build.txt" 2>/dev/null)" != "$key" ]; then
     mkdir -p "$wheels"

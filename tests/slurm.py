@@ -163,9 +163,9 @@ class Cluster:
             time.sleep(0.2)
 
     def completions(self, job):
-        """State and exit code of each of a job's ends, from the log that Slurm writes for the purpose."""
-        log = (self.folder / "jobcomp.log").read_text()
-        return re.findall(rf"^JobId={job} .*?JobState=(\S+) .*? ExitCode=(\S+)", log, re.M)
+        """State and exit code of each of a job's ends, as sacct tells them from the log that Slurm writes."""
+        options = ["--completion", "--duplicates", "--noheader", "--parsable2", "--format=State,ExitCode"]
+        return [tuple(line.split("|")) for line in self.ask("sacct", *options, "--jobs", job).splitlines()]
 
 
 def free_ports(count):

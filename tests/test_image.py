@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from debian import mirror
 from runs import RECIPE
 
 from hvd_imagenet import __version__
@@ -106,17 +107,6 @@ def base(buildah, pip_settings):
     return "localhost/base"
 
 
-def mirror() -> list[str]:
-    """The first address that this machine has Debian's packages from."""
-    for path in sorted(Path("/etc/apt").glob("sources.list.d/*.sources")) + [Path("/etc/apt/sources.list")]:
-        words = path.read_text().split() if path.exists() else []
-        found = [word for word in words if word.startswith(("http://", "https://")) and "security" not in word]
-        addresses = [words[words.index("URIs:") + 1]] if "URIs:" in words else found
-        if addresses:
-            return addresses[:1]
-    return []
-
-
 def local_folders(settings: dict[str, str]) -> set[Path]:
     """The folders of this machine that its pip takes packages from; of an index, with the files beside it."""
     words = " ".join(settings.values()).replace("\\n", " ").replace("file://", "").split()
@@ -167,13 +157,32 @@ TRAIN = [
 
 
 @pytest.mark.cluster
+def test_what_was_compiled_elsewhere_stays_out(buildah, tmp_path):
+    """What an image takes of a checkout: it compiles the package's own library itself."""
+    needed = {"setup.py", "hvd_imagenet/data/resample.c", "launch/install.sh"}
+    left_out = {"hvd_imagenet/data/_resample.so", "hvd_imagenet/__pycache__/cli.pyc", "tests/conftest.py", ".git/HEAD"}
+    for name in needed | left_out:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    shutil.copy(ROOT / ".dockerignore", tmp_path)
+    (tmp_path / "launch/Dockerfile").write_text("FROM scratch\nCOPY . .\n")
+    buildah("build", "-f", tmp_path / "launch/Dockerfile", "-t", "taken", tmp_path)
+    name = buildah("from", "localhost/taken")
+    root = Path(buildah("mount", name))
+    found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    buildah("rm", name)
+    assert found == needed | {"launch/Dockerfile"}
+
+
+@pytest.mark.cluster
 @pytest.mark.long
 def test_the_image_holds_what_training_needs_and_no_compiler(inside):
     assert inside("id", "-un") == "trainer"
     assert "[X] PyTorch" in inside("horovodrun", "--check-build")
     assert inside("sh", "-c", "command -v g++ cmake make nvcc || echo none") == "none"
     assert inside("sh", "-c", "ls /etc/ssh/ssh_host_* 2>/dev/null || echo none") == "none"
-    assert "tests" not in inside("ls", IN_IMAGE).split() and "hvd_imagenet" in inside("ls", IN_IMAGE).split()
+    parts = inside("ls", IN_IMAGE).split()
+    assert "hvd_imagenet" in parts and "tests" not in parts
 
 
 @pytest.mark.cluster

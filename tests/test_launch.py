@@ -53,6 +53,17 @@ def test_the_compiler_wrapper(given, passed_on):
     assert (done.returncode, done.stdout) == (0, passed_on + "\n")
 
 
+def test_tensorflows_operations_get_the_function_that_is_missing_for_a_gpu():
+    header = f" -include {LAUNCH / 'horovod-stream.h'}"
+    for given, more in [
+        ("-DHAVE_CUDA=1 -c x/tensorflow/mpi_ops.cc", header),
+        ("-c x/tensorflow/mpi_ops.cc", ""),
+        ("-DHAVE_CUDA=1 -c x/tensorflow/xla_mpi_ops.cc", ""),
+        ("-DHAVE_CUDA=1 -c x/torch/mpi_ops_v2.cc", ""),
+    ]:
+        assert run(LAUNCH / "horovod-cxx", *given.split(), HVD_IMAGENET_CXX="echo").stdout == f"{given}{more}\n"
+
+
 def test_the_compiler_wrapper_keeps_words_together_and_passes_the_status_on():
     assert run(LAUNCH / "horovod-cxx", "-DX=a b", HVD_IMAGENET_CXX="echo").stdout == "-DX=a b\n"
     assert run(LAUNCH / "horovod-cxx", HVD_IMAGENET_CXX="false").returncode == 1

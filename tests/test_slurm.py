@@ -116,7 +116,7 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(sbatch, launcher, cluster, 
     assert cluster.state(job, "Restarts") == "1"
     assert [event["step"] for event in metrics(run, "step")] == list(range(1, last + 4))
     assert [(event["step"], event["workers"]) for event in metrics(run, "restart")] == [(last, 2)]
-    assert cluster.completions(job)[-1] == ("COMPLETED", "0:0") and len(cluster.completions(job)) == 2
+    assert [state for state, _ in cluster.completions(job)] == ["PENDING", "COMPLETED"]
     assert Job([], tmp_path / "alone", *options).end(SECONDS) == 0
     assert same_weights(run, tmp_path / "alone")
 
