@@ -12,7 +12,9 @@ import os
 import pickle
 import socket
 import sys
+import time
 from contextlib import suppress
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any, NoReturn
 
@@ -23,6 +25,7 @@ from hvd_imagenet.errors import LostContactError
 KEPT = "HVD_IMAGENET_COMMITTED"  # what one program leaves to the next: the descriptor of a file in memory, and why
 REACH_SECONDS = 8  # three tries of TCP to connect; less than after which a host that failed is tried again
 ALIVE_SECONDS = 10  # between two signs of life of a launcher that has not answered yet
+MEETING, PAUSE_SECONDS = "hvd-imagenet", 0.5  # where workers say in the launcher's store that they are there
 PLACE = "RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE"
 
 
@@ -70,22 +73,30 @@ class Elastic:
         return there
 
     def _ask_for_place(self) -> bool:
-        host, local_rank = os.environ["HOROVOD_HOSTNAME"], os.environ["HOROVOD_LOCAL_RANK"]
-        server = _launcher()
-        connection = HTTPConnection(*server, timeout=REACH_SECONDS)
-        try:
-            connection.connect()
-            _wait_while_alive(connection.sock)
-            connection.request("GET", f"/rank_and_size/{host}:{local_rank}")
-            answer = connection.getresponse().read().decode()
-        except (OSError, HTTPException) as error:
-            reason = f"the launcher on {server[0]} cannot be reached ({error})"
-            raise LostContactError(f"{reason}; is this host cut off?") from None
-        finally:
-            connection.close()
+        answer = _ask("GET", f"/rank_and_size/{os.environ['HOROVOD_HOSTNAME']}:{os.environ['HOROVOD_LOCAL_RANK']}")
         for name, number in zip(PLACE, answer.split(","), strict=True):
             os.environ[f"HOROVOD_{name}"] = number
         return not answer.startswith("-1")
+
+    def meet(self, seconds: float) -> None:
+        """Wait until all workers are there and have loaded their framework; just before Horovod begins.
+
+        Horovod would wait for one that has failed to load, and then end the process.
+
+        Raises:
+            LostContactError: not all of them have come in these seconds.
+        """
+        rank, size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
+        give_up = time.monotonic() + seconds
+        _ask("PUT", f"/{MEETING}/{rank}")
+        awaited = {other: f"/{MEETING}/{other}" for other in range(1, size)} if rank == 0 else {0: f"/{MEETING}/all"}
+        for other, key in awaited.items():
+            while _ask("GET", key) is None:
+                if time.monotonic() > give_up:
+                    raise LostContactError(f"worker {other} has not come in {seconds:g} s; is its host in order?")
+                time.sleep(PAUSE_SECONDS)
+        if rank == 0:
+            _ask("PUT", f"/{MEETING}/all")
 
     def launcher_answers(self) -> bool:
         """Whether there is a launcher still; a worker whose own connection to it is closed may ask."""
@@ -118,18 +129,13 @@ class Elastic:
             kept.seek(0)
             return pickle.load(kept)
 
-    def begin_anew(self, workers: int, reason: str) -> NoReturn:
-        """Replace this program by a new one, from any thread and in any state.
-
-        Args:
-            workers: how many there were.
-            reason: why.
-        """
+    def begin_anew(self, reason: str) -> NoReturn:
+        """Replace this program by a new one, from any thread and in any state."""
         file, step = self._file, self.step
         for descriptor in map(int, os.listdir("/proc/self/fd")):
             if descriptor > 2:
                 _set_inheritable(descriptor, descriptor == file)  # what others wait on closes
-        happened = {"workers": workers, "reason": reason}
+        happened = {"workers": int(os.environ["HOROVOD_SIZE"]), "reason": reason}
         os.environ[KEPT] = json.dumps({"file": file, "step": step, "happened": happened})
         os.sched_setaffinity(0, self._cores)
         sys.stdout.flush()
@@ -139,6 +145,27 @@ class Elastic:
 def _launcher() -> tuple[str, int]:
     """Where the launcher tells workers their places."""
     return os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"], int(os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"])
+
+
+def _ask(method: str, path: str) -> str | None:
+    """What the launcher answers; None: it does not know of it.
+
+    Raises:
+        LostContactError: it cannot be reached.
+    """
+    host, port = _launcher()
+    connection = HTTPConnection(host, port, timeout=REACH_SECONDS)
+    try:
+        connection.connect()
+        _wait_while_alive(connection.sock)
+        connection.request(method, path, body="here" if method == "PUT" else None)
+        answer = connection.getresponse()
+        return answer.read().decode() if answer.status == HTTPStatus.OK else None
+    except (OSError, HTTPException) as error:
+        reason = f"the launcher on {host} cannot be reached ({error})"
+        raise LostContactError(f"{reason}; is this host cut off?") from None
+    finally:
+        connection.close()
 
 
 def _wait_while_alive(connection: socket.socket) -> None:

@@ -1,8 +1,7 @@
-"""What workers find on their hosts and share out there, and how Horovod is to behave on them."""
+"""What workers find on their hosts, and share out there: cores and GPUs."""
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 from collections.abc import Callable
@@ -11,8 +10,6 @@ from typing import NamedTuple
 from hvd_imagenet.cores import neighbours_first
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.gpu import Gpu
-
-NO_STALL = 86400  # seconds: where no stall is to end a job, Gloo's patience
 
 
 class Place(NamedTuple):
@@ -81,16 +78,3 @@ def require_own_gpus(places: list[Place]) -> None:
                 f"workers {other} and {rank} on {place.host} share GPU {place.gpu}; start one worker per GPU, "
                 "or hide the GPUs: CUDA_VISIBLE_DEVICES="
             )
-
-
-def set_horovod_defaults(on_gpu: bool, stall_seconds: float | None) -> None:
-    """Settings that Horovod reads when it starts; what the user has set stays.
-
-    Horovod's coordinator wakes up every millisecond. Where it shares its cores with the training, that is
-    dear: every five milliseconds gave 6 to 40 % more images per second, ResNet-8 on two workers and two cores.
-
-    Gloo gives up after 30 seconds, and cannot say on whom: later than the watchdog, which can.
-    """
-    if not on_gpu:
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
-    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(math.ceil(stall_seconds or NO_STALL) + 30))

@@ -78,12 +78,11 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
     train_set, val_set = (open_everywhere(config, split, backend) for split in ("train", "val"))
     policy = config.policy(len(train_set))
     stream = sample_stream(config, train_set)
-    anew = any(backend.gather(job.elastic and job.elastic.happened))
     with together(backend):
         check_fit(config, policy, train_set, backend.size)
         check_memory(config, stream, backend.local_size)
         check_cache(config, policy, train_set, val_set, backend.size, backend.local_size)
-        resumed = job.claim("auto" if anew else resume) if backend.rank == 0 else None
+        resumed = job.claim("auto" if job.anew else resume) if backend.rank == 0 else None
     resumed = backend.gather(resumed)[0]
     config = resolved(config, train_set)
     settings = settings_of(config, train_set)
@@ -108,7 +107,8 @@ def require_same_code(backend: Backend) -> None:
             if other != given[0][1]:
                 raise SettingsError(
                     f"worker {rank} on {host} runs hvd_imagenet {other}, worker 0 on {given[0][0]} runs {given[0][1]}; "
-                    "install the same on all hosts, or into a folder that all see: bash launch/install.sh"
+                    "install the same on all hosts, or into a folder that all see: bash launch/install.sh",
+                    rank,
                 )
 
 
@@ -121,7 +121,8 @@ def require_same_settings(config: Config, backend: Backend) -> None:
                 if other[key] != given[0][key] and key not in PLACES:
                     raise SettingsError(
                         f"{key}: {other[key]} on worker {rank}, {given[0][key]} on worker 0; give all the same "
-                        "options and files"
+                        "options and files",
+                        rank,
                     )
 
 

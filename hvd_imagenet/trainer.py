@@ -12,7 +12,7 @@ from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import TrainLoader
 from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.elastic import Elastic
-from hvd_imagenet.errors import CheckpointError, DivergedError, RunError, StoppedError
+from hvd_imagenet.errors import CheckpointError, DivergedError, LostContactError, RunError, StoppedError
 from hvd_imagenet.evaluation import evaluate_all
 from hvd_imagenet.faults.divergence import REMEDY, diverged
 from hvd_imagenet.faults.fingerprints import require_same_weights
@@ -20,6 +20,7 @@ from hvd_imagenet.faults.job import Job
 from hvd_imagenet.faults.stopping import StopRequests
 from hvd_imagenet.faults.together import together
 from hvd_imagenet.inputs import decoding
+from hvd_imagenet.joining import NO_STALL
 from hvd_imagenet.metrics import lines, result
 from hvd_imagenet.metrics.journal import Journal, NoJournal
 from hvd_imagenet.metrics.stopwatch import Stopwatch
@@ -46,7 +47,15 @@ def train(config: Config, run: RunDirectory, resume: str) -> None:
         elastic = Elastic.of_this_job()
         if elastic and not elastic.take_place():
             return
-        backend = backends.load(config.framework)(config)
+        try:
+            kind = backends.load(config.framework)
+            if elastic:
+                elastic.meet(config.faults.stall_seconds or NO_STALL)
+            backend = kind(config)
+        except LostContactError as error:
+            if elastic:
+                elastic.begin_anew(str(error))
+            raise
         with Job(backend, run, config.faults, stop, elastic) as job:
             Trainer(prepare(config, run, resume, backend, job)).run()
 

@@ -1,5 +1,6 @@
 """Elastic jobs: workers are killed, hosts leave and come, and the run is the one that it would have been."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def test_a_worker_that_is_killed_and_a_host_that_returns(framework, begin, tmp_p
     assert restarts[1]["reason"] == "the hosts have changed"
 
 
+@pytest.mark.long
 def test_a_host_that_is_taken_away(begin, hosts, tmp_path):
     """Without a failure, nothing is lost: the one that stays goes on from the very step."""
     job = begin()
@@ -81,6 +83,42 @@ def test_a_host_that_is_taken_away(begin, hosts, tmp_path):
     job.until(on(1)).until(further(job.run)).stop()
     [restart] = require_undisturbed(job.run, job.options, tmp_path)
     assert (restart["workers"], restart["reason"]) == (1, "the hosts have changed")
+
+
+# Python's own hook at its start: a worker that is new on a host ends at once, or finds something wrong.
+NEWCOMER = """
+import os
+if os.path.exists("{marker}") and "HOROVOD_RANK" in os.environ and "HVD_IMAGENET_COMMITTED" not in os.environ:
+    {do}
+"""
+DIES = "os._exit(9)"
+REFUSES = """
+    from hvd_imagenet import startup
+    from hvd_imagenet.errors import DataError
+    def wrong(config): raise DataError("its data is not there; mount it")
+    startup.require_data = wrong
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [(DIES, "worker 1 has not come in 10 s"), (REFUSES, "its data is not there; mount it")],
+    ids=["dies", "refuses"],
+)
+def test_a_newcomer_that_cannot_join_is_left_out_until_it_can(do, reason, begin, tmp_path, monkeypatch):
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(NEWCOMER.format(marker=tmp_path / "wrong", do=do))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}:{os.environ.get('PYTHONPATH', '')}")
+    job = begin()
+    job.until(on(2)).until(further(job.run))
+    (tmp_path / "wrong").touch()
+    job.signal(1, signal.SIGKILL)
+    job.until(lambda job: any(reason in event["reason"] for event in metrics(job.run, "restart")))
+    (tmp_path / "wrong").unlink()
+    job.until(on(2)).until(further(job.run)).stop()
+    restarts = require_undisturbed(job.run, job.options, tmp_path)
+    assert restarts[-1]["workers"] == 2 and {event["workers"] for event in restarts[:-1]} == {1}
 
 
 @pytest.mark.long
@@ -127,6 +165,7 @@ def test_a_new_program_in_place_of_the_old_keeps_what_was_committed():
     from hvd_imagenet.elastic import Elastic
     elastic = Elastic()
     if elastic.happened is None:
+        os.environ["HOROVOD_SIZE"] = "2"
         other, own = socket.socketpair()
         own.set_inheritable(True)
         child = os.fork()
@@ -138,7 +177,7 @@ def test_a_new_program_in_place_of_the_old_keeps_what_was_committed():
         for step in (3, 7):
             elastic.commit(State({"w": np.full(5, step)}, {"w": np.zeros(2)}), Progress(step, 10 * step))
         os.environ["PID"], os.environ["CHILD"] = str(os.getpid()), str(child)
-        threading.Thread(target=lambda: elastic.begin_anew(2, "lost")).start()
+        threading.Thread(target=lambda: elastic.begin_anew("lost")).start()
         time.sleep(60)
     os.waitpid(int(os.environ["CHILD"]), 0)
     state, progress = elastic.committed()
@@ -156,10 +195,12 @@ def test_a_new_program_in_place_of_the_old_keeps_what_was_committed():
 
 def test_nothing_committed_yet():
     said = program("""
+    import os
     from hvd_imagenet.elastic import Elastic
     elastic = Elastic()
     if elastic.happened is None:
-        elastic.begin_anew(4, "lost")
+        os.environ["HOROVOD_SIZE"] = "4"
+        elastic.begin_anew("lost")
     print(elastic.step, elastic.happened)
     """)
     assert said == "None {'workers': 4, 'reason': 'lost'}\n"

@@ -30,7 +30,7 @@ FLOORS = {
     "backend": 2,
     "host": 2,
     "hosts": 2,
-    "slurm": 2,
+    "joining": 2,
     "torch": 3,
     "keras": 3,
     "checkpoint": 3,

@@ -13,7 +13,7 @@ from runs import RECIPE, closest, metrics, weights
 from slurm import Cluster, require_slurm
 
 from hvd_imagenet.errors import SettingsError
-from hvd_imagenet.slurm import require_company
+from hvd_imagenet.joining import require_company
 
 ROOT = Path(__file__).parents[1]
 TRAIN, ARRAY, ELASTIC = (ROOT / "launch" / "slurm" / f"{name}.sbatch" for name in ("train", "array", "elastic"))

@@ -44,6 +44,7 @@ class Job:
     Attributes:
         stop: requests to stop that this worker has got.
         elastic: as given.
+        anew: workers have been in this job before; others may have joined them.
         writing: held while something is written that an end should not cut short.
     """
 
@@ -57,6 +58,7 @@ class Job:
     ):
         self.stop = stop
         self.elastic = elastic
+        self.anew = False
         self.writing = threading.Lock()
         self._backend = backend
         self._run = run
@@ -74,6 +76,8 @@ class Job:
         self.stop.at_once = self._end_at_once
         if self.elastic:
             self.stop.lost_launcher = self._lost_launcher
+            known = self._backend.gather(self.elastic.happened is not None)
+            self.anew, self._newcomers = any(known), {rank for rank, before in enumerate(known) if not before}
         if self._faults.stall_seconds is not None and self._backend.size > 1:
             self._start_watchdog(self._faults.stall_seconds)
         return self
@@ -119,6 +123,8 @@ class Job:
             self._watchdog.expect_progress()
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        if self.anew and not self._witness and isinstance(error, RunError) and error.rank in self._newcomers:
+            self._go_on_without(error)
         together = error is None or (isinstance(error, RunError) and error.everywhere)
         if not together and self._backend.size > 1:
             self._end_alone(error)
@@ -190,11 +196,19 @@ class Job:
             self.begin_anew(ending.reason.partition(";")[0])  # the remedy is this
         os._exit(ending.exit_code)
 
+    def _go_on_without(self, error: RunError) -> NoReturn:
+        """What is wrong with a newcomer, and told to all, ends this one alone."""
+        reason = f"worker {error.rank} on {self._hosts[error.rank]} cannot join: {error}"
+        if self._backend.rank != error.rank:
+            self.begin_anew(reason)
+        print(f"hvd-imagenet: error: {reason}", file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
+
     def begin_anew(self, reason: str) -> NoReturn:
         """Go on from what is committed, with the workers that there are then; in an elastic job."""
         if self._witness:
             self._witness.dismiss()
-        self.elastic.begin_anew(self._backend.size, reason)
+        self.elastic.begin_anew(reason)
 
     def _lost_launcher(self) -> None:
         """In an elastic job, the launcher may have given up this worker alone; without it, all are to stop."""

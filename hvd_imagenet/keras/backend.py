@@ -17,7 +17,8 @@ from hvd_imagenet.backend import Batch, InUse, Pulse, State, Totals, require_sam
 from hvd_imagenet.config import Config
 from hvd_imagenet.cores import keep_to
 from hvd_imagenet.errors import LostContactError, SettingsError
-from hvd_imagenet.host import own_cores, require_own_gpus, set_horovod_defaults, this_place
+from hvd_imagenet.host import own_cores, require_own_gpus, this_place
+from hvd_imagenet.joining import meet_workers, set_horovod_defaults
 from hvd_imagenet.keras.device import choose_device, set_threads
 from hvd_imagenet.keras.model import build
 from hvd_imagenet.keras.names import Parameter, named_buffers, named_parameters, trainable_parameters
@@ -26,7 +27,6 @@ from hvd_imagenet.keras.optim import SGD, sum_over_workers
 from hvd_imagenet.keras.own import seed_generators
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
-from hvd_imagenet.slurm import require_company
 from hvd_imagenet.stream import share
 
 COUNTS = 5  # loss, top-1, top-5, samples, and workers asked to stop: the end of the step vector
@@ -61,9 +61,7 @@ class Backend:
     def __init__(self, config: Config):
         set_horovod_defaults(bool(tf.config.list_physical_devices("GPU")), config.faults.stall_seconds)
         self.pulse = Pulse()
-        require_company(None)
-        hvd.init()
-        require_company(hvd.size())
+        meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         threads = set_threads(self.local_size)

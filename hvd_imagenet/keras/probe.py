@@ -8,7 +8,7 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-from hvd_imagenet.host import set_horovod_defaults
+from hvd_imagenet.joining import set_horovod_defaults
 from hvd_imagenet.keras.device import choose_device
 
 

@@ -17,10 +17,10 @@ from hvd_imagenet.backend import Batch, InUse, Pulse, State, Totals, require_sam
 from hvd_imagenet.config import Config
 from hvd_imagenet.cores import keep_to
 from hvd_imagenet.errors import LostContactError, SettingsError
-from hvd_imagenet.host import cores_per_worker, own_cores, require_own_gpus, set_horovod_defaults, this_place
+from hvd_imagenet.host import cores_per_worker, own_cores, require_own_gpus, this_place
+from hvd_imagenet.joining import meet_workers, set_horovod_defaults
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
-from hvd_imagenet.slurm import require_company
 from hvd_imagenet.stream import share
 from hvd_imagenet.torch.device import choose_device, keep_memory
 from hvd_imagenet.torch.model import build
@@ -62,9 +62,7 @@ class Backend:
     def __init__(self, config: Config):
         set_horovod_defaults(torch.cuda.is_available(), config.faults.stall_seconds)
         self.pulse = Pulse()
-        require_company(None)
-        hvd.init()
-        require_company(hvd.size())
+        meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.device_id, gpu = choose_device(self.local_rank)

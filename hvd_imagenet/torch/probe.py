@@ -8,7 +8,7 @@ from typing import Any
 import horovod.torch as hvd
 import torch
 
-from hvd_imagenet.host import set_horovod_defaults
+from hvd_imagenet.joining import set_horovod_defaults
 from hvd_imagenet.torch.device import choose_device
 
 
