@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from hvd_imagenet.backend import State
 from hvd_imagenet.checkpoint import Progress
-from hvd_imagenet.errors import LostContactError
+from hvd_imagenet.errors import LostContactError, RunError, StoppedError
 
 KEPT = "HVD_IMAGENET_COMMITTED"  # what one program leaves to the next: the descriptor of a file in memory, and why
 REACH_SECONDS = 8  # three tries of TCP to connect; less than after which a host that failed is tried again
@@ -30,12 +30,15 @@ PLACE = "RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE"
 
 
 class Elastic:
-    """One worker's part in an elastic job.
+    """One worker's part in an elastic job: a context, in which it is one of the workers.
+
+    What goes wrong in it before the first step, when workers have joined those of before, ends these alone.
 
     Attributes:
         hosts_changed: the launcher has hosts to add, or takes some away: begin anew at the next commit.
         step: finished steps of the commit; None: nothing is committed.
         happened: why this worker has begun anew, and how many workers there were; None: it has not.
+        anew: one of them has; known when they have met.
     """
 
     def __init__(self):
@@ -44,6 +47,8 @@ class Elastic:
         self._file: int | None = None
         self.step: int | None = None
         self.happened: dict[str, Any] | None = None
+        self.anew = False
+        self._joining = False  # some have begun anew, others are new
         kept = json.loads(os.environ.pop(KEPT, "null"))
         if kept:
             self._file, self.step, self.happened = kept["file"], kept["step"], kept["happened"]
@@ -55,28 +60,34 @@ class Elastic:
         """None: the launcher has started a job whose workers stay the same."""
         return cls() if os.environ.get("HOROVOD_ELASTIC") == "1" else None
 
-    def take_place(self) -> bool:
-        """Learn this worker's rank among those that are there now, and hear of hosts from then on.
+    def __enter__(self) -> Elastic:
+        """Hear of hosts from now on, and learn this worker's rank among those that are there now.
 
-        To be called first of all: the launcher tells of a host once, and frameworks take their time to load. It gives
-        ranks when it knows of every worker of before whether it goes on or has failed.
-
-        Returns:
-            Whether there is a place for it; not where its host is to leave the job.
+        First of all: the launcher tells of a host once, and frameworks take their time to load.
 
         Raises:
             LostContactError: the launcher cannot be reached: this host is cut off.
+            StoppedError: there is no place for this worker: its host is to leave the job.
         """
-        there = self.happened is None or self._ask_for_place()  # the launcher itself has given the first one
-        if there:
-            self._listen()
-        return there
+        _ask("GET", f"/{MEETING}/all")  # whether it is there at all
+        self._listen()
+        if self.happened is not None:  # the launcher itself has given the first one
+            self._take_place()
+        return self
 
-    def _ask_for_place(self) -> bool:
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        if isinstance(error, LostContactError):
+            self.begin_anew(str(error))
+        if isinstance(error, RunError):
+            self.leave_out_newcomers(error)
+
+    def _take_place(self) -> None:
+        """The launcher gives ranks when it knows of every worker of before whether it goes on or has failed."""
         answer = _ask("GET", f"/rank_and_size/{os.environ['HOROVOD_HOSTNAME']}:{os.environ['HOROVOD_LOCAL_RANK']}")
         for name, number in zip(PLACE, answer.split(","), strict=True):
             os.environ[f"HOROVOD_{name}"] = number
-        return not answer.startswith("-1")
+        if answer.startswith("-1"):  # not an end with status 0: to the launcher, that would be the job's
+            raise StoppedError("left out: the launcher has no place for this worker any more")
 
     def meet(self, seconds: float) -> None:
         """Wait until all workers are there and have loaded their framework; just before Horovod begins.
@@ -88,15 +99,35 @@ class Elastic:
         """
         rank, size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
         give_up = time.monotonic() + seconds
-        _ask("PUT", f"/{MEETING}/{rank}")
-        awaited = {other: f"/{MEETING}/{other}" for other in range(1, size)} if rank == 0 else {0: f"/{MEETING}/all"}
-        for other, key in awaited.items():
-            while _ask("GET", key) is None:
+
+        def answer(key: str, other: int) -> str:
+            while (said := _ask("GET", f"/{MEETING}/{key}")) is None:
                 if time.monotonic() > give_up:
                     raise LostContactError(f"worker {other} has not come in {seconds:g} s; is its host in order?")
                 time.sleep(PAUSE_SECONDS)
+            return said
+
+        mine = "known" if self.happened else "new"
         if rank == 0:
-            _ask("PUT", f"/{MEETING}/all")
+            kinds = {mine, *(answer(str(other), other) for other in range(1, size))}
+            _ask("PUT", f"/{MEETING}/all", " ".join(kinds))
+        else:
+            _ask("PUT", f"/{MEETING}/{rank}", mine)
+            kinds = set(answer("all", 0).split())
+        self.anew, self._joining = "known" in kinds, len(kinds) == 2
+
+    def all_have_joined(self) -> None:
+        """From now on, what goes wrong is everybody's."""
+        self._joining = False
+
+    def leave_out_newcomers(self, error: RunError) -> None:
+        """Go on without those that have just joined, if somebody has; for them, this is the end."""
+        if not self._joining:
+            return
+        if self.happened:
+            self.begin_anew(f"without the workers that were to join: {error}")
+        print(f"hvd-imagenet: error: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
 
     def launcher_answers(self) -> bool:
         """Whether there is a launcher still; a worker whose own connection to it is closed may ask."""
@@ -147,7 +178,7 @@ def _launcher() -> tuple[str, int]:
     return os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"], int(os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"])
 
 
-def _ask(method: str, path: str) -> str | None:
+def _ask(method: str, path: str, said: str | None = None) -> str | None:
     """What the launcher answers; None: it does not know of it.
 
     Raises:
@@ -158,7 +189,7 @@ def _ask(method: str, path: str) -> str | None:
     try:
         connection.connect()
         _wait_while_alive(connection.sock)
-        connection.request(method, path, body="here" if method == "PUT" else None)
+        connection.request(method, path, body=said)
         answer = connection.getresponse()
         return answer.read().decode() if answer.status == HTTPStatus.OK else None
     except (OSError, HTTPException) as error:

@@ -15,11 +15,8 @@ class RunError(Exception):
 
     exit_code = 1
     everywhere = False
+    rank = 0
     settled = False
-
-    def __init__(self, message: str, rank: int = 0):
-        super().__init__(message)
-        self.rank = rank
 
 
 class SettingsError(RunError):

@@ -53,8 +53,7 @@ def require_same_data(store: Store, split: str, backend: Backend) -> None:
             if contents != expected:
                 raise DataError(
                     f"{path}: the {split} images of worker {rank} on {host} (checksum {contents}) are not those of "
-                    f"worker 0 on {first_host} in {first_path} ({expected}); copy one set to all hosts",
-                    rank,
+                    f"worker 0 on {first_host} in {first_path} ({expected}); copy one set to all hosts"
                 )
 
 

@@ -29,7 +29,7 @@ class Saver:
         self._backend = start.backend
         self._job = start.job
         self._journal = journal
-        self.saved_step = start.progress.step if start.resumed else None
+        self.saved_step = start.saved_step
 
     def save(self, progress: Progress, must: bool) -> None:
         """Save the run as it is. A checkpoint that is still to be evaluated replaces no older one until it is.

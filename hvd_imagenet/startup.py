@@ -46,7 +46,8 @@ class Start:
         config: the settings, resolved; settings: as checkpoints keep them.
         stream: the training set in the order that the run takes it.
         progress: where the run is.
-        resumed: the run has been begun by an earlier job.
+        resumed: the run has been begun by an earlier job, or by this one before a change of its workers.
+        saved_step: finished steps of the checkpoint that was read; None: there was none.
     """
 
     config: Config
@@ -60,6 +61,7 @@ class Start:
     stream: SampleStream
     progress: Progress
     resumed: bool
+    saved_step: int | None
 
 
 def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, job: Job) -> Start:
@@ -82,11 +84,12 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
         check_fit(config, policy, train_set, backend.size)
         check_memory(config, stream, backend.local_size)
         check_cache(config, policy, train_set, val_set, backend.size, backend.local_size)
-        resumed = job.claim("auto" if job.anew else resume) if backend.rank == 0 else None
+        resumed = job.claim(resume) if backend.rank == 0 else None
     resumed = backend.gather(resumed)[0]
     config = resolved(config, train_set)
     settings = settings_of(config, train_set)
     state, progress, saved = read_checkpoint(run, backend, going_on=True) if resumed else (None, Progress(), None)
+    saved_step = progress.step if saved else None
     if job.elastic:
         state, progress = newest(state, progress, job.elastic, backend)
     with together(backend):
@@ -96,7 +99,7 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
         if backend.rank == 0:
             run.write_config(config)
     job.begin()
-    return Start(config, settings, run, backend, job, policy, train_set, val_set, stream, progress, resumed)
+    return Start(config, settings, run, backend, job, policy, train_set, val_set, stream, progress, resumed, saved_step)
 
 
 def require_same_code(backend: Backend) -> None:
@@ -107,8 +110,7 @@ def require_same_code(backend: Backend) -> None:
             if other != given[0][1]:
                 raise SettingsError(
                     f"worker {rank} on {host} runs hvd_imagenet {other}, worker 0 on {given[0][0]} runs {given[0][1]}; "
-                    "install the same on all hosts, or into a folder that all see: bash launch/install.sh",
-                    rank,
+                    "install the same on all hosts, or into a folder that all see: bash launch/install.sh"
                 )
 
 
@@ -121,8 +123,7 @@ def require_same_settings(config: Config, backend: Backend) -> None:
                 if other[key] != given[0][key] and key not in PLACES:
                     raise SettingsError(
                         f"{key}: {other[key]} on worker {rank}, {given[0][key]} on worker 0; give all the same "
-                        "options and files",
-                        rank,
+                        "options and files"
                     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from hvd_imagenet import backend as backends
@@ -12,7 +13,7 @@ from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import TrainLoader
 from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.elastic import Elastic
-from hvd_imagenet.errors import CheckpointError, DivergedError, LostContactError, RunError, StoppedError
+from hvd_imagenet.errors import CheckpointError, DivergedError, RunError, StoppedError
 from hvd_imagenet.evaluation import evaluate_all
 from hvd_imagenet.faults.divergence import REMEDY, diverged
 from hvd_imagenet.faults.fingerprints import require_same_weights
@@ -43,19 +44,11 @@ def train(config: Config, run: RunDirectory, resume: str) -> None:
     Raises:
         RunError: see ``hvd_imagenet.errors``.
     """
-    with StopRequests() as stop:
-        elastic = Elastic.of_this_job()
-        if elastic and not elastic.take_place():
-            return
-        try:
-            kind = backends.load(config.framework)
-            if elastic:
-                elastic.meet(config.faults.stall_seconds or NO_STALL)
-            backend = kind(config)
-        except LostContactError as error:
-            if elastic:
-                elastic.begin_anew(str(error))
-            raise
+    with StopRequests() as stop, Elastic.of_this_job() or nullcontext() as elastic:
+        kind = backends.load(config.framework)
+        if elastic:
+            elastic.meet(config.faults.stall_seconds or NO_STALL)
+        backend = kind(config)
         with Job(backend, run, config.faults, stop, elastic) as job:
             Trainer(prepare(config, run, resume, backend, job)).run()
 
@@ -137,10 +130,10 @@ class Trainer:
                 self._compared = True
             if stop or commits:
                 self._commit()
-            if stop:
-                self._stop()
             if saves:
                 self._save(must=ended)
+            if stop:
+                self._stop()
             if progress.evaluation_due:
                 self._evaluate()
 

@@ -9,7 +9,7 @@ import textwrap
 import psutil
 import pytest
 from jobs import HOROVODRUN, Job, gone, steps_saved, until
-from runs import metrics
+from runs import closest, metrics, weights
 from undisturbed import ENDLESS, OPTIONS, SLOW, further, require_undisturbed
 
 # Two names of this machine count as two hosts; one that fails is left alone for some seconds.
@@ -23,17 +23,22 @@ def hosts(tmp_path):
     return file
 
 
+def launcher(hosts, workers):
+    places = ["--min-np", 1, "-np", workers, "--network-interface", "lo", "--blacklist-cooldown-range", 1, 2]
+    return [sys.executable, "-c", HOROVODRUN, *places, "--host-discovery-script", f"cat {hosts}"]
+
+
 class ElasticJob(Job):
     """A job on both hosts, endless."""
 
     def __init__(self, hosts, data, *options):
         folder = hosts.parent
         (folder / "slow.yaml").write_text(SLOW)
-        places = ["--min-np", 1, "-np", 2, "--network-interface", "lo", "--blacklist-cooldown-range", 1, 2]
-        launcher = [sys.executable, "-c", HOROVODRUN, *places, "--host-discovery-script", f"cat {hosts}"]
         self.options = ["--config", folder / "slow.yaml", "--data.path", data, *OPTIONS, *options]
         stall = ["--faults.stall_seconds", 10]
-        super().__init__(launcher, folder / "run", *self.options, *ENDLESS, *stall, HOROVOD_ELASTIC_TIMEOUT=60)
+        super().__init__(
+            launcher(hosts, 2), folder / "run", *self.options, *ENDLESS, *stall, HOROVOD_ELASTIC_TIMEOUT=60
+        )
 
     def stop(self):
         (self.run / "STOP").touch()
@@ -71,6 +76,34 @@ def test_a_worker_that_is_killed_and_a_host_that_returns(framework, begin, tmp_p
     assert restarts[0]["step"] % 7 == 0 and restarts[0]["step"] >= 14
     assert "worker 0 on" in restarts[0]["reason"] and "SIGKILL" in restarts[0]["reason"]
     assert restarts[1]["reason"] == "the hosts have changed"
+
+
+# The launcher has a new host to tell of in the step after this one.
+TOLD_OF_A_HOST = """
+import os
+if "HOROVOD_RANK" in os.environ:
+    from hvd_imagenet import trainer
+    trainer.Trainer._interrupted = lambda self: self._progress.step == {step} and not self._elastic.happened
+"""
+
+
+@pytest.mark.parametrize("step", [4, 7], ids=["at an epoch's end", "in the last step"])
+def test_what_is_due_is_saved_and_evaluated_though_the_workers_begin_anew(
+    step, hosts, recipe, image_folder, tmp_path, monkeypatch
+):
+    hosts.write_text("localhost:1\n")
+    options = ["--config", recipe, "--data.path", image_folder]
+    alone = Job([], tmp_path / "alone", *options)
+    assert alone.end() == 0
+    (tmp_path / "sitecustomize.py").write_text(TOLD_OF_A_HOST.format(step=step))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    job = Job(launcher(hosts, 1), tmp_path / "run", *options)
+    assert job.end() == 0
+    assert "the hosts have changed: begun anew, there were 1 workers" in job.log()
+    assert steps_saved(job.run) == steps_saved(alone.run) and steps_saved(job.run)[-1] == 8
+    assert [event["step"] for event in metrics(job.run, "eval")] == [3, 5, 8]
+    found, right = (weights(run, 8) for run in (job.run, alone.run))
+    assert all(closest(found[kind], right[kind]) < 1e-9 for kind in right)
 
 
 @pytest.mark.long

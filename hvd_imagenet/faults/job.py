@@ -44,7 +44,6 @@ class Job:
     Attributes:
         stop: requests to stop that this worker has got.
         elastic: as given.
-        anew: workers have been in this job before; others may have joined them.
         writing: held while something is written that an end should not cut short.
     """
 
@@ -58,7 +57,6 @@ class Job:
     ):
         self.stop = stop
         self.elastic = elastic
-        self.anew = False
         self.writing = threading.Lock()
         self._backend = backend
         self._run = run
@@ -76,8 +74,6 @@ class Job:
         self.stop.at_once = self._end_at_once
         if self.elastic:
             self.stop.lost_launcher = self._lost_launcher
-            known = self._backend.gather(self.elastic.happened is not None)
-            self.anew, self._newcomers = any(known), {rank for rank, before in enumerate(known) if not before}
         if self._faults.stall_seconds is not None and self._backend.size > 1:
             self._start_watchdog(self._faults.stall_seconds)
         return self
@@ -94,12 +90,14 @@ class Job:
         Raises:
             SettingsError: it is in use, by another job or for something else.
         """
+        anew = bool(self.elastic and self.elastic.anew)
+        resume = "auto" if anew else resume
         self._run.holds_run(resume)
         lock = RunLock(self._run.lock)
         lock.acquire(lambda text: print(text, flush=True))
         self._lock = lock
-        anew = self.elastic and self.elastic.happened  # and a request is to this very job
         known = max(lock.held_until, self._born + lock.ahead - CLOCKS)
+        # A job that begins anew is the one that a request is to.
         if not anew and self._run.stop.exists() and self._run.stop.stat().st_mtime_ns <= known:
             self._run.stop.unlink()  # a request to a job before, which has not come to heed it
         return self._run.holds_run(resume)  # a job that was waited for may have left its run in it
@@ -116,6 +114,8 @@ class Job:
         self.expect_progress()
         self._backend.gather(None)  # nobody tells of an end before the account has begun
         self._witness = Witness(self._status, **me)
+        if self.elastic:
+            self.elastic.all_have_joined()
 
     def expect_progress(self) -> None:
         """From now on, a worker that gets no further for too long ends the job; before, it may be preparing."""
@@ -123,8 +123,8 @@ class Job:
             self._watchdog.expect_progress()
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
-        if self.anew and not self._witness and isinstance(error, RunError) and error.rank in self._newcomers:
-            self._go_on_without(error)
+        if self.elastic and isinstance(error, RunError):
+            self.elastic.leave_out_newcomers(error)
         together = error is None or (isinstance(error, RunError) and error.everywhere)
         if not together and self._backend.size > 1:
             self._end_alone(error)
@@ -195,14 +195,6 @@ class Job:
         if self.elastic and ending.exit_code == LostContactError.exit_code and not self._own_end:
             self.begin_anew(ending.reason.partition(";")[0])  # the remedy is this
         os._exit(ending.exit_code)
-
-    def _go_on_without(self, error: RunError) -> NoReturn:
-        """What is wrong with a newcomer, and told to all, ends this one alone."""
-        reason = f"worker {error.rank} on {self._hosts[error.rank]} cannot join: {error}"
-        if self._backend.rank != error.rank:
-            self.begin_anew(reason)
-        print(f"hvd-imagenet: error: {reason}", file=sys.stderr, flush=True)
-        os._exit(error.exit_code)
 
     def begin_anew(self, reason: str) -> NoReturn:
         """Go on from what is committed, with the workers that there are then; in an elastic job."""

@@ -20,5 +20,5 @@ def together(backend: Backend) -> Iterator[None]:
     for rank, error in enumerate(backend.gather(found)):
         if error is not None:
             shared = error if rank == 0 else type(error)(f"worker {rank}: {error}")
-            shared.everywhere, shared.rank = True, error.rank or rank  # of another, where all have compared
+            shared.everywhere, shared.rank = True, rank
             raise shared
