@@ -1,14 +1,21 @@
 """The hosts that a job is to run on: how they are named, and what would keep it from beginning."""
 
 import json
+import socket
 import time
 
+import psutil
 import pytest
 
 import hvd_imagenet.version
-from hvd_imagenet import hosts
 from hvd_imagenet.errors import SettingsError
-from hvd_imagenet.hosts import Host, Report, hosts_of, interface_of, main, report_here, reports_of, require_fit, skewed
+from hvd_imagenet.hosts import __main__ as program
+from hvd_imagenet.hosts import addresses, fitness, reports
+from hvd_imagenet.hosts.__main__ import main
+from hvd_imagenet.hosts.addresses import interfaces, is_here, own_addresses
+from hvd_imagenet.hosts.fitness import interface_of, require_fit, skewed
+from hvd_imagenet.hosts.listed import Host, hosts_of
+from hvd_imagenet.hosts.reports import Report, report_here, reports_of, ssh_of
 from hvd_imagenet.version import version
 
 AWAY = "198.51.100.1"  # an address of nobody
@@ -65,15 +72,15 @@ def test_the_plan_for_this_machine_alone(capsys):
 
 
 def test_ssh_is_asked_with_the_port_and_key_given():
-    command = hosts.ssh_of({"SSH_PORT": "2222", "SSH_KEY": "/key"})
+    command = ssh_of({"SSH_PORT": "2222", "SSH_KEY": "/key"})
     assert command[:3] == ["ssh", "-o", "BatchMode=yes"] and command[-4:] == ["-p", "2222", "-i", "/key"]
-    assert "-p" not in hosts.ssh_of({"SSH_PORT": ""})
+    assert "-p" not in ssh_of({"SSH_PORT": ""})
 
 
 def test_a_host_is_heard_behind_whatever_its_shell_says():
     """In the place of ssh, a shell: its first argument is the host, its second the command."""
-    reports = reports_of([Host(AWAY, 1)], ["sh", "-c", 'echo Welcome; sh -c "$1"'])
-    assert reports == {AWAY: report_here()}
+    said = reports_of([Host(AWAY, 1)], ["sh", "-c", 'echo Welcome; sh -c "$1"'])
+    assert said == {AWAY: report_here()}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,7 @@ def test_a_host_is_heard_behind_whatever_its_shell_says():
     ],
 )
 def test_a_host_that_does_not_answer_as_it_should(answer, message, monkeypatch):
-    monkeypatch.setattr(hosts, "ANSWER_SECONDS", 0.2 if "sleep" in answer else 30)
+    monkeypatch.setattr(reports, "ANSWER_SECONDS", 0.2 if "sleep" in answer else 30)
     with pytest.raises(SettingsError, match=f"^{AWAY}: .*{message}"):
         reports_of([Host("localhost", 1), Host(AWAY, 1)], ["sh", "-c", answer])
 
@@ -108,29 +115,29 @@ def test_a_host_that_does_not_answer_as_it_should(answer, message, monkeypatch):
     ],
 )
 def test_hosts_that_cannot_make_one_job(report, message):
-    require_fit({"a": SAME, "b": SAME}, over_gloo=True)
+    require_fit(report_here(), {"a": SAME, "b": SAME}, over_gloo=True)
     with pytest.raises(SettingsError, match=message):
-        require_fit({"a": SAME, "b": report}, over_gloo=True)
+        require_fit(report_here(), {"a": SAME, "b": report}, over_gloo=True)
 
 
 def test_a_name_that_leads_back_is_in_the_way_of_gloo_between_hosts_only():
     loop = SAME._replace(address="127.0.1.1")
-    require_fit({"a": loop, "b": loop}, over_gloo=False)
-    require_fit({"a": loop}, over_gloo=True)
+    require_fit(report_here(), {"a": loop, "b": loop}, over_gloo=False)
+    require_fit(report_here(), {"a": loop}, over_gloo=True)
 
 
 @pytest.mark.parametrize(("clock", "ahead"), [(99, -1), (100, 0), (105, 0), (110, 0), (111.5, 1.5)])
 def test_a_clock_is_ahead_by_no_more_than_what_asking_for_it_took(clock, ahead):
-    assert hosts._ahead(clock, asked=100, answered=110) == ahead
+    assert reports._ahead(clock, asked=100, answered=110) == ahead
 
 
 @pytest.mark.parametrize(
     ("ahead", "said"), [(60.6, "61 s ahead of"), (60, None), (-60, None), (-3600.4, "3,600 s behind")]
 )
 def test_a_clock_that_is_off_is_told_and_in_nobodys_way(ahead, said):
-    reports = {"a": SAME, "b": SAME._replace(ahead=ahead)}
-    require_fit(reports, over_gloo=True)
-    assert [line.partition("; ")[0] for line in skewed(reports)] == (
+    both = {"a": SAME, "b": SAME._replace(ahead=ahead)}
+    require_fit(report_here(), both, over_gloo=True)
+    assert [line.partition("; ")[0] for line in skewed(both)] == (
         [f"b: its clock is {said} the one here"] if said else []
     )
 
@@ -138,10 +145,10 @@ def test_a_clock_that_is_off_is_told_and_in_nobodys_way(ahead, said):
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_the_clock_of_another_host_is_looked_at(hours, monkeypatch, capsys):
     """It tells its own time, and this machine's is that much off."""
-    monkeypatch.setattr(hosts, "ssh_of", lambda environment: ["sh", "-c", 'exec sh -c "$1"'])
-    monkeypatch.setattr(hosts, "_address_towards", lambda name: "127.0.0.1")
+    monkeypatch.setattr(program, "ssh_of", lambda environment: ["sh", "-c", 'exec sh -c "$1"'])
+    monkeypatch.setattr(fitness, "address_towards", lambda name: "127.0.0.1")
     real = time.time
-    monkeypatch.setattr(hosts.time, "time", lambda: real() + hours * 3600)
+    monkeypatch.setattr(reports.time, "time", lambda: real() + hours * 3600)
     assert main(["mpi"], {"HOSTS": f"{AWAY}:1"}) == 0
     said = capsys.readouterr()
     assert said.out == f"1 {AWAY}:1 lo\n"
@@ -149,22 +156,53 @@ def test_the_clock_of_another_host_is_looked_at(hours, monkeypatch, capsys):
     assert ("ahead of" if hours < 0 else "behind") in said.err
 
 
-@pytest.mark.parametrize("wanted", ["ib0", "10.9.0.0/24", "10.9.0.1"])
-def test_an_interface_that_a_host_has_not_got(wanted, monkeypatch):
+@pytest.mark.parametrize("wanted", ["ib0", "10.9.0.0/24", "10.9.0.1/32"])
+def test_an_interface_that_a_host_has_not_got(wanted):
     here = SAME._replace(name="here", interfaces={"ib0": "10.9.0.1"})
-    monkeypatch.setattr(hosts, "report_here", lambda: here)
-    assert interface_of([Host(AWAY, 1)], {AWAY: here}, wanted) == wanted
-    with pytest.raises(SettingsError, match=f"^NETWORK_INTERFACE: {wanted}; {AWAY} has no such interface"):
-        interface_of([Host(AWAY, 1)], {AWAY: SAME}, wanted)
+    assert interface_of(here, {AWAY: here}, wanted, over_gloo=False) == wanted
+    with pytest.raises(
+        SettingsError, match=f"^NETWORK_INTERFACE: {wanted}; {AWAY} has no such interface, only lo, eth0;"
+    ):
+        interface_of(here, {AWAY: SAME}, wanted, over_gloo=False)
+
+
+@pytest.mark.parametrize("wanted", ["eth7", "10.9.0.0/24", "10.0.0.1", "a/b"])
+def test_an_interface_is_looked_for_where_all_workers_are_here(wanted):
+    assert interface_of(SAME, {"localhost": SAME}, "eth0", over_gloo=False) == "eth0"
+    with pytest.raises(SettingsError, match=f"^NETWORK_INTERFACE: {wanted}; (localhost|a) has no such interface"):
+        interface_of(SAME, {"localhost": SAME}, wanted, over_gloo=False)
+
+
+def test_a_network_is_for_mpi_alone():
+    assert interface_of(SAME, {AWAY: SAME}, "10.0.0.0/24", over_gloo=False) == "10.0.0.0/24"
+    with pytest.raises(SettingsError, match="^NETWORK_INTERFACE: 10.0.0.0/24; is a network, and .* such as lo, eth0$"):
+        interface_of(SAME, {AWAY: SAME}, "10.0.0.0/24", over_gloo=True)
 
 
 def test_the_interface_by_which_the_hosts_are_reached(monkeypatch):
-    monkeypatch.setattr(hosts, "_address_towards", lambda name: {AWAY: "10.0.0.1"}[name])
-    monkeypatch.setattr(hosts, "report_here", lambda: SAME)
-    assert interface_of([Host("localhost", 1), Host(AWAY, 1)], {AWAY: SAME}, None) == "eth0"
+    monkeypatch.setattr(fitness, "address_towards", lambda name: {AWAY: "10.0.0.1"}[name])
+    assert interface_of(SAME, {"localhost": SAME, AWAY: SAME}, None, over_gloo=True) == "eth0"
+    assert interface_of(SAME, {"localhost": SAME}, None, over_gloo=True) == "lo"
     other = SAME._replace(interfaces={"ens3": "10.0.0.2"})
     with pytest.raises(SettingsError, match=f"eth0, by which {AWAY} is reached from here; {AWAY} has no"):
-        interface_of([Host(AWAY, 1)], {AWAY: other}, None)
+        interface_of(SAME, {AWAY: other}, None, over_gloo=True)
+
+
+def test_the_addresses_of_this_machine_are_what_psutil_says():
+    known = psutil.net_if_addrs().items()
+    assert sorted(own_addresses()) == sorted(
+        (name, one.address) for name, all in known for one in all if one.family == socket.AF_INET
+    )
+    assert interfaces()["lo"] == "127.0.0.1"
+
+
+def test_this_machine_is_that_of_its_own_addresses(monkeypatch):
+    """Not of all that can be bound to, which is any where net.ipv4.ip_nonlocal_bind is set."""
+    monkeypatch.setattr(addresses, "own_addresses", lambda: [("eth0", "10.0.0.1"), ("eth0", "10.0.0.2")])
+    monkeypatch.setattr(socket.socket, "bind", lambda *_: None)
+    assert [is_here(name) for name in ("10.0.0.1", "10.0.0.2", "127.0.0.2", "localhost")] == [True] * 4
+    assert not is_here(AWAY)
+    assert interfaces() == {"eth0": "10.0.0.1"}
 
 
 def test_a_version_is_that_of_the_code(tmp_path, monkeypatch):
