@@ -73,6 +73,7 @@ class Elastic:
         self._listen()
         if self.happened is not None:  # the launcher itself has given the first one
             self._take_place()
+            self.hosts_changed = False  # what was told while it waited for its place is in the answer
         return self
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:

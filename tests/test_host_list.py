@@ -11,6 +11,7 @@ import hvd_imagenet.version
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.hosts import __main__ as program
 from hvd_imagenet.hosts import addresses, fitness, reports
+from hvd_imagenet.hosts import answering as answers
 from hvd_imagenet.hosts.__main__ import main
 from hvd_imagenet.hosts.addresses import interfaces, is_here, own_addresses
 from hvd_imagenet.hosts.fitness import interface_of, require_fit, skewed
@@ -214,3 +215,46 @@ def test_a_version_is_that_of_the_code(tmp_path, monkeypatch):
     second = version()
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     assert len({first, second, version()}) == 3
+
+
+@pytest.fixture
+def heard(tmp_path):
+    file = tmp_path / "heard"
+    file.touch()
+    return {"HEARD": str(file), "STALL_SECONDS": "40"}
+
+
+def test_a_host_counts_as_long_as_the_workers_wait_for_it(heard, monkeypatch):
+    """It answers at 100 s for the last time, so it is there until 140 s; it is asked again after 10, then each time."""
+    hosts, asked, up = [Host("a", 1), Host("b", 2)], [], {"a", "b"}
+
+    def connect(address, timeout):
+        asked.append(address)
+        if address[0] not in up:
+            raise ConnectionRefusedError
+        return socket.socket()
+
+    monkeypatch.setattr(answers, "is_here", lambda name: False)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert answers.answering(hosts, heard, now=100.0) == hosts
+    assert answers.answering(hosts, heard, now=109.9) == hosts and len(asked) == 2
+    up.remove("b")
+    for now, there in ((110.0, 2), (111.0, 2), (139.9, 2), (140.0, 1), (200.0, 1)):
+        assert answers.answering(hosts, heard, now=now) == hosts[:there], now
+    assert [name for name, _ in asked].count("b") == 6 and {port for _, port in asked} == {22}
+    up.add("b")
+    assert answers.answering(hosts, heard, now=201.0) == hosts
+
+
+def test_this_host_needs_no_ssh_server(heard):
+    assert answers.answering([Host("localhost", 3)], {**heard, "SSH_PORT": "1"}) == [Host("localhost", 3)]
+
+
+def test_a_host_that_never_answered_is_not_there(heard):
+    assert answers.answering([Host("name.invalid", 3)], heard, now=5.0) == []
+
+
+@pytest.mark.parametrize(("name", "given"), [("STALL_SECONDS", "7.5"), ("SSH_PORT", "0"), ("SSH_PORT", "ssh")])
+def test_numbers_of_an_elastic_job(name, given, heard):
+    with pytest.raises(SettingsError, match=f"{name}: {given}; give a whole number above 0"):
+        answers.answering([], {**heard, name: given})

@@ -17,6 +17,9 @@ class Host(NamedTuple):
     name: str
     workers: int
 
+    def __str__(self) -> str:
+        return f"{self.name}:{self.workers}"
+
 
 def hosts_of(environment: Mapping[str, str]) -> list[Host]:
     """The hosts that HOSTS or the file HOSTFILE names, each once.
