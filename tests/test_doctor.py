@@ -634,6 +634,17 @@ def test_one_who_dawdles_keeps_no_worker_out(monkeypatch):
     server.close()
 
 
+def test_a_worker_that_does_not_tell_its_time_keeps_no_other_from_it(monkeypatch):
+    monkeypatch.setattr(meeting, "RELAY_SECONDS", 1)
+    monkeypatch.setattr(meeting, "PING_SECONDS", 1.5)
+    meetings = circle(3)
+    first, other = together(meetings[0].clocks, meetings[2].clocks)
+    assert first == other and first[:2] == [0, None] and abs(first[2]) < 1
+    assert meetings[1].own_address() is None  # all are on this host
+    for one in meetings:
+        one.close()
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 8])
 def test_each_meets_each_once_and_one_at_a_time(count):
     rounds = network.rounds(count)
