@@ -1,4 +1,4 @@
-"""Which GPU it is that a worker has: the names that the driver gives it, whatever its number in this process."""
+"""The GPUs that a process sees, by the names that CUDA's driver gives them; no framework is needed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from hvd_imagenet.cores import near_device
 
 ADDRESS_BYTES = 32  # a PCI address has 12 characters
+NO_DEVICE = 100  # cuda.h: CUDA_ERROR_NO_DEVICE
 
 
 class Gpu(NamedTuple):
@@ -16,6 +17,23 @@ class Gpu(NamedTuple):
 
     name: str
     near: frozenset[int] = frozenset()
+
+
+def visible() -> int:
+    """How many GPUs this process sees; none where there is no driver, either.
+
+    Raises:
+        RuntimeError: there is a driver, and it fails.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    status, count = driver.cuInit(0), ctypes.c_int()
+    if status == NO_DEVICE:
+        return 0
+    _require(status or driver.cuDeviceGetCount(ctypes.byref(count)), "count the GPUs")
+    return count.value
 
 
 def identify(device_id: int) -> Gpu:
@@ -32,6 +50,10 @@ def identify(device_id: int) -> Gpu:
         driver.cuDeviceGetUuid_v2(name, device),
         driver.cuDeviceGetPCIBusId(address, ADDRESS_BYTES, device),
     ):
-        if status != 0:
-            raise RuntimeError(f"CUDA's driver cannot tell the name of GPU {device_id} (error {status})")
+        _require(status, f"tell the name of GPU {device_id}")
     return Gpu(str(uuid.UUID(bytes=bytes(name))), near_device(address.value.decode()))
+
+
+def _require(status: int, what: str) -> None:
+    if status != 0:
+        raise RuntimeError(f"CUDA's driver cannot {what} (error {status})")

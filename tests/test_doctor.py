@@ -1,5 +1,6 @@
 """The doctor: faults that are planted, each found; nothing found where nothing is wrong."""
 
+import ctypes
 import io
 import json
 import os
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import horovod
@@ -16,7 +19,6 @@ import pytest
 from conftest import LAUNCH_SECONDS
 from doctors import DOCTOR, examined, lines
 from jobs import gloo, gone, mpi, outside, until
-from long_links import LongLink, require_links
 from rich.console import Console
 
 from hvd_imagenet.doctor import gpus, guard, limits, meeting, names, network, packages
@@ -28,6 +30,7 @@ from hvd_imagenet.doctor.findings import FAILURE, OK, WARNING, Finding, of_error
 from hvd_imagenet.doctor.launch import ALONE, GLOO, MPI, Launch, read_launch
 from hvd_imagenet.doctor.report import Report
 from hvd_imagenet.faults.link import listen
+from hvd_imagenet.gpu import Gpu, visible
 
 HOST = socket.gethostname()
 alone = Launch("no launcher", ALONE, 0, 1, 0, 1)
@@ -55,6 +58,7 @@ def may_mount():
 
 
 needs_mounts = pytest.mark.skipif(not may_mount(), reason="mounts need namespaces, and those root")
+needs_interface = pytest.mark.skipif(names._reachable() == "ADDRESS", reason="no interface but lo has an address")
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +169,10 @@ def test_one_report_of_two_workers(launcher, image_shards, tmp_path):
     rank = "${HOROVOD_RANK:-$OMPI_COMM_WORLD_RANK}"
     each = f"""[ {rank} = 0 ] || export PYTHONPATH={tmp_path}/fake:$PYTHONPATH; exec "$@" --data {tmp_path}/{rank}"""
     report, done = doctor(
-        "--bandwidth", before=launcher(2), inside=["sh", "-c", each, "sh"], PYTHONPATH=path_with(tmp_path / "fake0")
+        "--network",
+        before=launcher(2),
+        inside=["env", "--", "sh", "-c", each, "sh"],
+        PYTHONPATH=path_with(tmp_path / "fake0"),
     )
     assert (report["launcher"], report["workers"]) == ({gloo: "horovodrun", mpi: "mpirun"}[launcher], 2)
     over = {gloo: "Gloo", mpi: "MPI"}[launcher]
@@ -248,7 +255,7 @@ class Asked:
 
     def ask(self, function, seconds, **arguments):
         self.functions.append(function)
-        loaded = {"built": {"Gloo": True}, "on_gpu": False}
+        loaded = {"built": {"Gloo": True}, "on_gpu": False, "versions": {"CUDA": "13.0"}}
         return loaded if function == "load" else {"size": 2, "sum": 2, "controller": "Gloo"}
 
 
@@ -264,6 +271,7 @@ def test_gloo_is_not_started_on_a_host_that_none_reaches(unreachable, asked, las
     collective, launch = Asked(), Launch("horovodrun", GLOO, 0, 2, 0, 1)
     found = horovod_check.look(launch, meeting.Meeting(0, 1, {}), collective, {"unreachable": unreachable}).findings
     assert (collective.functions, (found[-1].level, found[-1].text)) == (asked, last)
+    assert found[0].text == "for torch built with Gloo; CUDA 13.0"
 
 
 @needs_mounts
@@ -273,7 +281,9 @@ def test_gloo_is_not_started_on_a_host_that_none_reaches(unreachable, asked, las
         ("127.0.1.1", GLOO, 1, FAILURE),
         ("127.0.1.1", GLOO, 2, WARNING),
         ("127.0.1.1", MPI, 1, WARNING),
-        ("10.1.2.3", GLOO, 1, OK),
+        ("10.1.2.3", GLOO, 1, FAILURE),  # of some other host
+        ("10.1.2.3", MPI, 1, WARNING),
+        pytest.param(names._reachable(), GLOO, 1, OK, marks=needs_interface),
     ],
 )
 def test_the_own_name_breaks_gloo_between_hosts(address, kind, local_size, level, tmp_path):
@@ -289,10 +299,13 @@ def test_the_own_name_breaks_gloo_between_hosts(address, kind, local_size, level
         ("HOROVOD_GLOO_IFACE", "lo", False, OK),
         ("HOROVOD_GLOO_IFACE", "lo", True, FAILURE),
         ("NCCL_SOCKET_IFNAME", "l", False, OK),  # a beginning
+        ("NCCL_SOCKET_IFNAME", "=l", False, FAILURE),
+        ("NCCL_SOCKET_IFNAME", "=lo", False, OK),
         ("HOROVOD_GLOO_IFACE", "l", False, FAILURE),
         ("NCCL_SOCKET_IFNAME", "^nosuch", False, None),
         ("OMPI_MCA_btl_tcp_if_include", "lo,nosuch", False, FAILURE),
-        ("OMPI_MCA_btl_tcp_if_include", "10.0.0.0/8", False, None),
+        ("OMPI_MCA_btl_tcp_if_include", "127.0.0.0/8", False, OK),
+        ("OMPI_MCA_btl_tcp_if_include", "203.0.113.0/24", False, FAILURE),  # of no network, for documents
     ],
 )
 def test_named_interfaces_are_looked_up(variable, value, several, level, monkeypatch):
@@ -302,6 +315,34 @@ def test_named_interfaces_are_looked_up(variable, value, several, level, monkeyp
     launch = Launch("horovodrun", GLOO, 0, 2, 0, 1 if several else 2)
     found = [one for one in names.look(vars(launch)).findings if variable in one.text]
     assert (found[-1].level if found else None) == level
+
+
+@pytest.mark.parametrize(
+    ("kind", "on_gpu", "environment", "addresses"),
+    [
+        (GLOO, False, {"HOROVOD_GLOO_IFACE": "ib1"}, ["10.1.0.1", "fd00::1"]),
+        (GLOO, False, {"OMPI_MCA_btl_tcp_if_include": "ib1"}, []),  # not read by Gloo
+        (GLOO, True, {"HOROVOD_GLOO_IFACE": "eth0", "NCCL_SOCKET_IFNAME": "ib"}, ["10.1.0.1", "fd00::1", "10.2.0.1"]),
+        (GLOO, False, {"HOROVOD_GLOO_IFACE": "eth0", "NCCL_SOCKET_IFNAME": "ib"}, ["192.168.0.1"]),
+        (MPI, True, {"NCCL_SOCKET_IFNAME": "^ib,lo"}, ["192.168.0.1"]),
+        (MPI, True, {"NCCL_SOCKET_IFNAME": "=ib"}, []),
+        (MPI, True, {"OMPI_MCA_btl_tcp_if_include": "eth0"}, ["192.168.0.1"]),
+        (MPI, False, {"OMPI_MCA_btl_tcp_if_include": "10.2.0.0/16"}, ["10.2.0.1"]),
+        (MPI, False, {"OMPI_MCA_btl_tcp_if_include": "ib1,192.168.0.0/24"}, ["192.168.0.1", "10.1.0.1", "fd00::1"]),
+        (MPI, False, {"HOROVOD_GLOO_IFACE": "ib1"}, []),
+    ],
+)
+def test_a_measurement_heeds_what_the_launch_is_told(kind, on_gpu, environment, addresses):
+    interfaces = {"eth0": ["192.168.0.1"], "ib1": ["10.1.0.1", "fd00::1"], "ib12": ["10.2.0.1"], "lo": ["127.0.0.1"]}
+    assert names.chosen(Launch("a launcher", kind, 0, 2, 0, 1), on_gpu, interfaces, environment) == addresses
+
+
+def test_the_address_that_workers_have_met_at_is_tried_first():
+    hosts = tuple(f"10.0.0.{number}" for number in range(1, 7))
+    assert network.likeliest(hosts, [], "10.0.0.6") == ("10.0.0.6", "10.0.0.1", "10.0.0.2", "10.0.0.3")
+    assert network.likeliest(hosts, [], None) == hosts[:4]
+    assert network.likeliest(hosts, ["10.0.0.5", "10.0.0.2"], "10.0.0.6") == ("10.0.0.2", "10.0.0.5")
+    assert network.likeliest(hosts, ["fd00::1"], "10.0.0.6")[0] == "10.0.0.6"  # where nobody listens to IPv6
 
 
 @pytest.mark.parametrize(("limit", "level"), [(255, FAILURE), (256, WARNING), (1023, WARNING), (1024, OK), (-1, OK)])
@@ -382,14 +423,86 @@ def test_the_launch_is_read_from_the_environment(environment, launch):
 
 
 def test_a_gpu_without_a_worker_is_a_warning(monkeypatch):
-    monkeypatch.setattr(gpus, "visible", lambda: ["X", "Y"])
+    monkeypatch.setattr(gpus, "visible", lambda: 2)
+    monkeypatch.setattr(gpus, "identify", [Gpu("X"), Gpu("Y")].__getitem__)
     assert [one.level for one in gpus.look(vars(Launch("mpirun", MPI, 0, 1, 0, 1))).findings] == [OK, WARNING]
     assert [one.level for one in gpus.look(vars(alone)).findings] == [OK]
     assert gpus.look(vars(Launch("mpirun", MPI, 1, 2, 1, 2))).facts["gpu"] == "Y"
 
 
+@pytest.mark.parametrize(("status", "count"), [(0, 8), (100, 0), (802, None)])
+def test_gpus_are_counted_by_the_driver(status, count, monkeypatch):
+    class Driver:
+        def cuInit(self, flags):
+            return status
+
+        def cuDeviceGetCount(self, found):
+            found._obj.value = 8
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda library: Driver())
+    if count is None:
+        (found,) = gpus.look(vars(alone)).findings
+        assert (found.level, found.text) == (FAILURE, "CUDA's driver cannot count the GPUs (error 802)")
+        assert "nvidia-fabricmanager" in found.remedy
+    else:
+        assert visible() == count
+
+
+def test_the_loaded_nccl_tells_its_version(tmp_path):
+    source = "int ncclGetVersion(int* version) { *version = 22907; return 0; }"
+    library = tmp_path / "libnccl.so.2"
+    compiling = ["cc", "-shared", "-fPIC", "-xc", "-", "-Wl,-soname,libnccl.so.2", "-o", library]
+    subprocess.run(compiling, input=source, text=True, check=True)
+    program = "import ctypes, sys; from hvd_imagenet.doctor.collective import nccl; "
+    program += "before = nccl(); loaded = ctypes.CDLL(sys.argv[1]); print(before, nccl())"
+    done = subprocess.run([sys.executable, "-c", program, library], capture_output=True, text=True, check=True)
+    assert done.stdout == "None 2.29.7\n"
+
+
+def test_ports_of_infiniband_are_counted_by_their_rate(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "INFINIBAND", tmp_path)
+    assert limits.active_ports() == "none"
+    for device, (state, rate) in enumerate(
+        [("4: ACTIVE", "400"), ("4: ACTIVE", "400"), ("4: ACTIVE", "25"), ("3: ARMED", "400"), ("1: DOWN", "10")]
+    ):
+        port = tmp_path / f"mlx5_{device}" / "ports" / "1"
+        port.mkdir(parents=True)
+        (port / "state").write_text(f"{state}\n")
+        (port / "rate").write_text(f"{rate} Gb/sec\n")
+    assert limits.active_ports() == "1 x 25 Gb/sec, 2 x 400 Gb/sec"
+
+
+def test_the_kernel_and_the_gpu_driver_are_among_the_versions(tmp_path, monkeypatch):
+    assert packages.look(vars(alone)).facts["drivers"] == {"GPU driver": "none"}
+    (tmp_path / "version").write_text("580.65.06\n")
+    monkeypatch.setattr(packages, "DRIVER", tmp_path / "version")
+    found = packages.look(vars(alone))
+    assert found.facts["drivers"] == {"GPU driver": "580.65.06"}
+    assert f"Linux {os.uname().release}, GPU driver 580.65.06" in found.findings[0].text
+
+
 def job_lines(hosts, facts, clocks=None):
     return [(found.level, found.check, found.text) for found in compared(hosts, facts, clocks)]
+
+
+@pytest.mark.parametrize(
+    ("fact", "name", "level", "check"),
+    [
+        ("versions", "hvd-imagenet", FAILURE, "versions"),
+        ("loaded", "NCCL", FAILURE, "versions"),
+        ("mpi", "MPI's library", WARNING, "MPI"),
+        ("drivers", "GPU driver", WARNING, "GPU"),
+        ("fabric", "InfiniBand", WARNING, "interfaces"),
+        ("kernel", None, None, None),
+    ],
+)
+def test_hosts_that_differ_are_named(fact, name, level, check):
+    """Of workers that do not tell, as those that are not the first of their host, nothing is said."""
+    first, other = ({fact: {name: number} if name else number} for number in ("1", "2"))
+    text = f"not the same everywhere: {name}: 1 on a (worker 0), 2 on b (worker 2)"
+    assert job_lines(["a", "a", "b"], [first, {}, other]) == ([(level, check, text)] if name else [])
+    assert job_lines(["a", "a", "b"], [first, {}, first]) == []
 
 
 def test_the_slowest_reader_is_named():
@@ -490,6 +603,48 @@ def test_a_clock_ahead_is_seen(monkeypatch):
     assert abs(first[1] - 100) < 1
 
 
+def test_a_stranger_does_not_end_a_measurement(monkeypatch):
+    monkeypatch.setattr(network, "WARM_UP_SECONDS", 0.1)
+    monkeypatch.setattr(network, "SECONDS", 0.3)
+    server, address = listen()
+    with socket.create_connection(("127.0.0.1", address.port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        there = {"address": vars(address), "interfaces": {host: "eth7" for host in address.hosts}}
+        _, link = together(lambda: network.receive(server, address, 10), lambda: network._sent(1, 0, there))
+    server.close()
+    assert link.mbits and (link.address, link.interface) == (address.hosts[0], "eth7")
+
+
+def test_one_who_dawdles_keeps_no_worker_out(monkeypatch):
+    monkeypatch.setattr(meeting, "HELLO_SECONDS", 0.5)
+    server, address = listen()
+    with socket.create_connection(("127.0.0.1", address.port)) as stranger:
+        dawdling = threading.Event()
+
+        def drip():
+            with suppress(OSError):
+                while not dawdling.wait(0.2):
+                    stranger.sendall(b"x")
+
+        begun = time.monotonic()
+        threading.Thread(target=drip).start()
+        assert meeting.admit(server, address.token, time.monotonic() + 20) is None
+        assert time.monotonic() - begun < 5
+        dawdling.set()
+    server.close()
+
+
+def test_a_worker_that_does_not_tell_its_time_keeps_no_other_from_it(monkeypatch):
+    monkeypatch.setattr(meeting, "RELAY_SECONDS", 1)
+    monkeypatch.setattr(meeting, "PING_SECONDS", 1.5)
+    meetings = circle(3)
+    first, other = together(meetings[0].clocks, meetings[2].clocks)
+    assert first == other and first[:2] == [0, None] and abs(first[2]) < 1
+    assert meetings[1].own_address() is None  # all are on this host
+    for one in meetings:
+        one.close()
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 8])
 def test_each_meets_each_once_and_one_at_a_time(count):
     rounds = network.rounds(count)
@@ -500,10 +655,17 @@ def test_each_meets_each_once_and_one_at_a_time(count):
 
 def test_the_slowest_link_is_named():
     links = [network.Measured(0, 1, 900.0, 1.0), network.Measured(1, 0, 400.0, 2.0), network.Measured(2, 0, None, None)]
+    links[1] = replace(links[1], address="10.1.0.1", interface="ib0")
+    links[2] = replace(links[2], address="10.1.0.1, 10.2.0.1")
+    links[0] = replace(links[0], address="10.3.0.2", interface="eth0")
     lost, slow = network.judged(links, ["a", "b", "c"])
-    assert (lost.level, lost.text) == (FAILURE, "c to a: no connection")
+    assert (lost.level, lost.text) == (FAILURE, "c to a: no connection to 10.1.0.1, 10.2.0.1")
     assert slow.level == OK  # 400 is more than half of 650
-    assert "slowest b to a, 400 Mbit/s; longest round trip 2.00 ms, b to a" in slow.text
+    assert slow.text.startswith(
+        "TCP, 2 links over eth0, ib0: 650 Mbit/s (median); slowest b to a at 10.1.0.1, 400 Mbit/s;"
+    )
+    assert slow.text.endswith("; longest round trip 2.00 ms, b to a")
+    assert network.judged(links[:1], ["a", "a"])[0].text.startswith("TCP, 1 link inside the host: ")
     (slow,) = network.judged([*links[:1] * 2, network.Measured(1, 0, 400.0, 2.0)], ["a", "b", "c"])
     assert slow.level == WARNING
 
@@ -531,42 +693,3 @@ def test_what_many_have_alike_is_one_line():
 
 def test_an_error_is_parted_from_its_remedy():
     assert of_error("data", "x: no such folder; give one") == Finding(FAILURE, "data", "x: no such folder", "give one")
-
-
-MEASURE = """
-import json, sys, time
-from dataclasses import asdict
-from pathlib import Path
-from hvd_imagenet.doctor import meeting, names, network
-from hvd_imagenet.faults.link import Address, listen
-
-rank, told = int(sys.argv[1]), Path(sys.argv[2])
-if rank == 0:
-    server, address = listen()
-    told.with_suffix(".new").write_text(json.dumps(asdict(address)))
-    told.with_suffix(".new").rename(told)
-    circle = meeting.open_to(address, server, 2, 20)
-else:
-    while not told.exists():
-        time.sleep(0.01)
-    circle = meeting.join(Address(**json.loads(told.read_text())), 1, 2, 20)
-measured = network.measure(circle, [0, 1], names.addresses(), None)
-print(json.dumps([asdict(link) for link in measured]))
-"""
-
-
-def test_a_limited_link_is_measured(tmp_path):
-    """1 Gbit/s and 5 ms each way: what is reported is within 20 % of that, where the machine itself keeps up."""
-    require_links()
-    for attempt in range(3):
-        with LongLink("1gbit", 5) as link:
-            words = ["nice", "-n", "-15", sys.executable, "-c", MEASURE]
-            commands = [link.on(end, *words, str(end), str(tmp_path / f"told{attempt}")) for end in (0, 1)]
-            ends = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-            said = [json.loads(end.communicate(timeout=60)[0]) for end in ends]
-        assert said[0] == said[1]
-        assert [(one["sender"], one["receiver"]) for one in said[0]] == [(0, 1), (1, 0)]
-        assert all(one["mbits"] < 1200 and one["round_trip_ms"] >= 10 for one in said[0])
-        if all(one["mbits"] > 800 and one["round_trip_ms"] < 20 for one in said[0]):
-            return
-    raise AssertionError(said)

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.cluster
 HOSTS = ["-np", 2, "-H", "node1:1,node2:1"]
 SSH = ["--mca", "plm_rsh_args", "-o BatchMode=yes -o StrictHostKeyChecking=accept-new"]
 INTERFACE = ["--mca", "oob_tcp_if_include", "eth0", "--mca", "btl_tcp_if_include", "eth0"]
-LAUNCHERS = {  # each as its script in launch/ has it, with the doctor's option as it is called there
-    "horovodrun": ([sys.executable, "-c", HOROVODRUN, *HOSTS, "--gloo", "--network-interface", "eth0"], "--bandwidth"),
-    "mpirun": (["mpirun", *HOSTS, *SSH, *INTERFACE, "-x", "PATH", "-x", "PYTHONPATH"], "--network"),
+LAUNCHERS = {  # each as its script in launch/ has it, and what lets --network pass
+    "horovodrun": [sys.executable, "-c", HOROVODRUN, *HOSTS, "--gloo", "--network-interface", "eth0", "env", "--"],
+    "mpirun": ["mpirun", *HOSTS, *SSH, *INTERFACE, "-x", "PATH", "-x", "PYTHONPATH", "env", "--"],
 }
 ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 SECONDS = 120  # a healthy report takes 20 on two cores
@@ -28,8 +28,9 @@ RATE, DELAY_MS = 1000, 5  # Mbit/s; each way
 
 def doctor(hosts, launcher, *options, seconds=SECONDS, **environment):
     """The report of a worker on each host, and how the launcher ended, leaving nothing behind."""
-    command, _ = LAUNCHERS[launcher]
-    report, done = examined(hosts.on(LAUNCHER, *command, *DOCTOR, *options), seconds, **ROOT_MAY, **environment)
+    report, done = examined(
+        hosts.on(LAUNCHER, *LAUNCHERS[launcher], *DOCTOR, *options), seconds, **ROOT_MAY, **environment
+    )
     until(lambda: not [process for name in hosts.addresses for process in hosts.processes(name)], 30)
     assert (report["launcher"], report["workers"], report["hosts"]) == (launcher, 2, hosts.names)
     return report, done
@@ -37,7 +38,7 @@ def doctor(hosts, launcher, *options, seconds=SECONDS, **environment):
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_nothing_is_wrong_with_healthy_hosts(two, launcher, image_folder):
-    report, done = doctor(two, launcher, LAUNCHERS[launcher][1], "--data", image_folder)
+    report, done = doctor(two, launcher, "--network", "--data", image_folder)
     assert (lines(report, FAILURE), lines(report, WARNING, "host name"), done.returncode) == ([], [], 0), done.stderr
     over = {"horovodrun": "Gloo", "mpirun": "MPI"}[launcher]
     assert any(f"2 worker(s) meet over {over} and sum over {over}" in text for text in lines(report, OK, "Horovod"))
@@ -50,12 +51,13 @@ def test_a_limited_link_between_hosts_is_measured(two, launcher):
     """Within 20 % of what it is, where the machine itself keeps up with a link of that rate."""
     two.set_link_speed("node2", f"{RATE}mbit", delay_ms=DELAY_MS)
     for _ in range(3):
-        report, _ = doctor(two, launcher, LAUNCHERS[launcher][1])
+        report, _ = doctor(two, launcher, "--network")
         links = report["facts"][0]["links"]
         assert [(link["sender"], link["receiver"]) for link in links] == [(0, 1), (1, 0)]
         assert all(link["mbits"] < 1.2 * RATE and link["round_trip_ms"] >= 2 * DELAY_MS for link in links)
         if all(link["mbits"] > 0.8 * RATE and link["round_trip_ms"] < 4 * DELAY_MS for link in links):
-            (text,) = (text for text in lines(report, OK, "network") if text.startswith("TCP, 2 links: "))
+            (text,) = (text for text in lines(report, OK, "network") if text.startswith("TCP, 2 links over eth0: "))
+            assert " at 10.71.0." in text
             assert f"{min(link['mbits'] for link in links):,.0f} Mbit/s; longest round trip 1" in text
             return
     raise AssertionError(links)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import statistics
 from typing import Any
 
@@ -21,11 +23,27 @@ def meet(value: Any) -> list[Any]:
 def load(framework: str) -> dict[str, Any]:
     """Load a framework and Horovod for it: what Horovod is built with, and whether training would run on a GPU.
 
+    As "versions", the framework's CUDA and the NCCL that has been loaded; none of either where it is built without.
+
     Raises:
         SettingsError: see ``import_part``.
     """
     probe = import_part(framework, "probe")
-    return {"built": probe.built(), "on_gpu": probe.on_gpu()}
+    versions = {name: found for name, found in {"CUDA": probe.cuda(), "NCCL": nccl()}.items() if found}
+    return {"built": probe.built(), "on_gpu": probe.on_gpu(), "versions": versions}
+
+
+def nccl() -> str | None:
+    """The version of the NCCL in this process, such as 2.29.7; None: it has loaded none."""
+    number = ctypes.c_int()
+    try:
+        library = ctypes.CDLL("libnccl.so.2", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+    except OSError:
+        return None
+    if library.ncclGetVersion(ctypes.byref(number)) != 0:
+        return None
+    major, rest = divmod(number.value, 10000)
+    return f"{major}.{rest // 100}.{rest % 100}"
 
 
 def start(framework: str) -> dict[str, Any]:

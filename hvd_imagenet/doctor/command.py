@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import socket
 import sys
 import time
 from importlib.util import find_spec
-from typing import Any
 
 from rich.console import Console
 
@@ -38,10 +36,9 @@ def main(arguments: list[str]) -> None:
     parser = Parser(prog="hvd-imagenet doctor", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument(
         "--network",
-        "--bandwidth",
         action="store_true",
-        help="measure bandwidth and latency between the workers; by its second name under horovodrun, which takes the "
-        "first for one of its own options",
+        help="measure bandwidth and latency between the workers; horovodrun takes it for an option of its own, unless "
+        "the command begins so: env -- hvd-imagenet doctor",
     )
     parser.add_argument("--data", metavar="PATH", help="a data set, to be opened and read from for some seconds")
     parser.add_argument("--json", action="store_true", help="everything as one line of JSON")
@@ -85,21 +82,24 @@ def _look(launch: Launch, meeting: Meeting, collective: Child, hosts: list[str |
         found += guard.look([guard.DATA], launch)
         meeting.gather(None, guard.DATA.seconds)
     if launch.network and launch.size > 1:
-        found += _network(meeting, hosts, found.facts)
+        found += _network(launch, meeting, hosts, bool(found.facts.get("gpus")))
     found.facts["clocks"] = meeting.clocks()
     found += horovod.look(launch, meeting, collective, found.facts)
     return found
 
 
-def _network(meeting: Meeting, hosts: list[str | None], facts: dict[str, Any]) -> Found:
+def _network(launch: Launch, meeting: Meeting, hosts: list[str | None], on_gpu: bool) -> Found:
     """Between the hosts, by a worker of each; on one host, between its workers."""
     there = [rank for rank, host in enumerate(hosts) if host]
     firsts = [hosts.index(host) for host in dict.fromkeys(hosts) if host]
     ranks = firsts if len(firsts) > 1 else there
-    measured = network.measure(meeting, ranks, names.addresses(), os.environ.get(names.GLOO_IFACE))
-    slowest = min((link.mbits for link in measured if link.mbits), default=None)
-    facts = {"mbits": slowest, "links": [dataclasses.asdict(link) for link in measured]}
-    return Found(facts=facts, job=network.judged(measured, hosts) if meeting.rank == 0 else [])
+    interfaces = names.addresses()
+    measured = network.measure(meeting, ranks, interfaces, names.chosen(launch, on_gpu, interfaces))
+    found = Found(facts={"mbits": min((link.mbits for link in measured if link.mbits), default=None)})
+    if meeting.rank == 0:  # all know all links, which are many
+        found.facts["links"] = [dataclasses.asdict(link) for link in measured]
+        found.job = network.judged(measured, hosts)
+    return found
 
 
 def _conclude(

@@ -11,6 +11,15 @@ from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.host import Place, require_own_gpus
 
 SKEW_WARNING, SKEW_FAILURE = 1.0, 60.0  # seconds
+# Facts that tell versions by name: of which check, how bad it is if they differ, what to do. Kernels may differ.
+ENVIRONMENT = "install the same on all hosts, or one environment in a folder that all see"
+ALIKE = {
+    "versions": ("versions", failure, ENVIRONMENT),
+    "loaded": ("versions", failure, f"{ENVIRONMENT}; is LD_LIBRARY_PATH the same on all?"),
+    "mpi": ("MPI", warning, "use one MPI on all hosts: workers of different series do not find each other"),
+    "fabric": ("interfaces", warning, "look at the host with the fewest or slowest ports: ibstat, cables, switch"),
+    "drivers": ("GPU", warning, "install one driver on all hosts: the oldest decides which CUDA they can run"),
+}
 
 
 def compared(
@@ -27,7 +36,11 @@ def compared(
             text = f"worker {rank} is not heard of: it has not started, or its host does not reach worker 0"
             yield failure("workers", text, "look at what its host printed; open the ports between the hosts")
     if len(hosts) > 1:
-        yield from _versions(hosts, facts)
+        for fact, (check, worse, remedy) in ALIKE.items():
+            known = {rank: known[fact] for rank, known in enumerate(facts) if fact in known}
+            differing = _differing(known, hosts)
+            if differing:
+                yield worse(check, f"not the same everywhere: {'; '.join(differing)}", remedy)
         yield from _contents(hosts, facts)
         yield from _clocks(hosts, clocks) if clocks else ()
     yield from _reading(hosts, facts)
@@ -43,17 +56,15 @@ def _gpus(hosts: list[str | None], facts: list[dict[str, Any]]) -> Iterator[Find
         yield of_error("GPU", str(error))
 
 
-def _versions(hosts: list[str | None], facts: list[dict[str, Any]]) -> Iterator[Finding]:
-    known = {rank: fact["versions"] for rank, fact in enumerate(facts) if "versions" in fact}
+def _differing(known: dict[int, dict[str, str]], hosts: list[str | None]) -> list[str]:
+    """What of these versions by name, of each worker, is not the same on all: a text for each."""
     names = sorted({name for versions in known.values() for name in versions})
     differing = []
     for name in names:
         by_value = _ranks_by_value({rank: versions.get(name, "none") for rank, versions in known.items()})
         if len(by_value) > 1:
             differing.append(f"{name}: {_listed(by_value, hosts)}")
-    if differing:
-        remedy = "install the same on all hosts, or one environment in a folder that all see"
-        yield failure("versions", f"not the same everywhere: {'; '.join(differing)}", remedy)
+    return differing
 
 
 def _contents(hosts: list[str | None], facts: list[dict[str, Any]]) -> Iterator[Finding]:

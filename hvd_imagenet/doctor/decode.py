@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from hvd_imagenet.doctor.findings import Finding, Found, failure, ok
-from hvd_imagenet.doctor.gpus import visible
+from hvd_imagenet.gpu import visible
 
 HEIGHT, WIDTH = 48, 64
 TOP, LEFT = 5, 9  # of the window that is decoded
@@ -18,7 +18,7 @@ MOST = 2.0  # of 255, mean difference from what was drawn: JPEG's own is below 1
 def look(launch: dict) -> Found:
     """Decode on each kind of device that there is."""
     seen = visible()
-    devices = {"CPU": None, **({"GPU": launch["local_rank"] % len(seen)} if seen else {})}
+    devices = {"CPU": None, **({"GPU": launch["local_rank"] % seen} if seen else {})}
     return Found([_finding(f"decode: {name}", device) for name, device in devices.items()])
 
 

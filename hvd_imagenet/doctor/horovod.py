@@ -26,6 +26,7 @@ def look(launch: Launch, meeting: Meeting, collective: Child, facts: dict[str, A
     loaded = _ask(findings, collective, LOAD_SECONDS, "load", framework=launch.framework)
     if loaded:
         findings += _built(launch, loaded, facts)
+        found.facts["loaded"] = loaded["versions"]
     unreachable = bool(facts.get("unreachable"))
     if not _all(meeting, loaded and not unreachable, LOAD_SECONDS):
         if unreachable:
@@ -60,7 +61,8 @@ def _built(launch: Launch, loaded: dict[str, Any], facts: dict[str, Any]) -> lis
     has = [name for name, there in loaded["built"].items() if there]
     lacks = [name for name, there in loaded["built"].items() if not there]
     text = f"for {PACKAGES[launch.framework]} built with {', '.join(has)}{', without ' * bool(lacks)}{', '.join(lacks)}"
-    findings = [ok(CHECK, text)]
+    versions = ", ".join(f"{name} {version}" for name, version in loaded["versions"].items())
+    findings = [ok(CHECK, f"{text}; {versions}" if versions else text)]
     remedy = "run: bash launch/install.sh --gpu"
     if loaded["on_gpu"] and not loaded["built"]["NCCL"]:
         findings.append(warning(CHECK, "built without NCCL: GPUs exchange gradients through the host", remedy))

@@ -13,7 +13,8 @@ from hvd_imagenet.faults.link import Address, connect
 
 LENGTH = struct.Struct("!Q")
 RELAY_SECONDS = 20  # for an answer to get from worker 0 to all
-ROUND_TRIPS = 5
+ROUND_TRIPS, PING_SECONDS = 5, 5
+HELLO_SECONDS = 3  # for a connection to say whose it is
 LONGEST = 2**28  # bytes: whatever claims to be longer is no message of ours
 
 
@@ -44,7 +45,7 @@ class Meeting:
         """
         give_up = time.monotonic() + seconds
         if self.rank:
-            self._send(0, value)
+            self._send(0, _message(value))
             # Worker 0 may be the slowest, and then wait for the others in its turn.
             return self._receive(0, give_up + seconds + RELAY_SECONDS)
         values = [value]
@@ -53,9 +54,10 @@ class Meeting:
             with suppress(MeetingError):
                 heard = self._receive(rank, give_up)
             values.append(heard)
+        message = _message(values)
         for rank in list(self._connections):
             with suppress(MeetingError):
-                self._send(rank, values)
+                self._send(rank, message)
         return values
 
     def clocks(self) -> list[float | None]:
@@ -66,12 +68,22 @@ class Meeting:
         """
         offsets: list[float | None] = [0.0]
         if self.rank:
-            for _ in range(ROUND_TRIPS):
-                self._receive(0, time.monotonic() + RELAY_SECONDS)
-                self._send(0, time.time())
+            for _ in range(ROUND_TRIPS):  # worker 0 may have waited for some others before
+                self._receive(0, time.monotonic() + 2 * RELAY_SECONDS)
+                self._send(0, _message(time.time()))
         else:
             offsets += [self._clock(rank) for rank in range(1, self.size)]
         return self.gather(offsets, RELAY_SECONDS)[0]
+
+    def own_address(self) -> str | None:
+        """The address by which this worker has met another host's; None: it has met none."""
+        for connection in self._connections.values():
+            with suppress(OSError):  # it may have ended
+                ends = connection.getsockname(), connection.getpeername()
+                own, other = (end[0].removeprefix("::ffff:") for end in ends)
+                if own != other:
+                    return own
+        return None
 
     def close(self) -> None:
         for connection in self._connections.values():
@@ -82,16 +94,15 @@ class Meeting:
         with suppress(MeetingError):
             for _ in range(ROUND_TRIPS):
                 asked, begun = time.time(), time.monotonic()
-                self._send(rank, "?")
-                theirs = self._receive(rank, begun + RELAY_SECONDS)
+                self._send(rank, _message("?"))
+                theirs = self._receive(rank, begun + PING_SECONDS)
                 took = time.monotonic() - begun
                 if took < quickest:
                     quickest, offset = took, theirs - (asked + took / 2)
         return offset
 
-    def _send(self, rank: int, value: Any) -> None:
-        data = json.dumps(value).encode()
-        self._try(rank, lambda connection: connection.sendall(LENGTH.pack(len(data)) + data), RELAY_SECONDS)
+    def _send(self, rank: int, message: bytes) -> None:
+        self._try(rank, lambda connection: connection.sendall(message), RELAY_SECONDS)
 
     def _receive(self, rank: int, give_up: float) -> Any:
         def whole(connection: socket.socket) -> Any:
@@ -153,16 +164,22 @@ def admit(server: socket.socket, token: str, give_up: float) -> tuple[int, socke
     except OSError:
         return None
     with suppress(OSError, ValueError, KeyError, TypeError):
-        connection.settimeout(3)
-        data = b""
+        data, late = b"", time.monotonic() + HELLO_SECONDS
         while not data.endswith(b"\n") and len(data) < 1000:  # byte by byte: what follows is another message
-            data += _read(connection, 1, time.monotonic() + 3)
+            if time.monotonic() > late:
+                raise TimeoutError("it does not say who it is")
+            data += _read(connection, 1, late)
         said = json.loads(data)
         if said["token"] == token:
             connection.sendall(json.dumps({"token": token}).encode() + b"\n")
             return int(said["rank"]), connection
     connection.close()
     return None
+
+
+def _message(value: Any) -> bytes:
+    data = json.dumps(value).encode()
+    return LENGTH.pack(len(data)) + data
 
 
 def _read(connection: socket.socket, length: int, give_up: float) -> bytes:

@@ -38,7 +38,8 @@ def look(launch: dict) -> Found:
             [worse(CHECK, f"{where}MPI's library cannot be loaded", "run: bash launch/install.sh, after Open MPI")]
         )
     findings = [_compared(where, library, which, outside, job) for which, outside in _mpiruns(job).items()]
-    return Found(findings or [ok(CHECK, f"{where}the library is {library}; no mpirun to compare it with")])
+    findings = findings or [ok(CHECK, f"{where}the library is {library}; no mpirun to compare it with")]
+    return Found(findings, {"mpi": {"MPI's library": library}})
 
 
 def container() -> str | None:

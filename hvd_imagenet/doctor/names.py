@@ -5,11 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Mapping
+from contextlib import suppress
 
 import psutil
 
 from hvd_imagenet.doctor.findings import FAILURE, Finding, Found, failure, ok, warning
 from hvd_imagenet.doctor.launch import GLOO, Launch
+from hvd_imagenet.faults import link
 
 # Which interface to take: the variables of Horovod's Gloo, of NCCL and of Open MPI.
 GLOO_IFACE, NCCL_IFACE, MPI_IFACE = "HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME", "OMPI_MCA_btl_tcp_if_include"
@@ -29,13 +32,46 @@ def look(launch: dict) -> Found:
 
 def addresses() -> dict[str, list[str]]:
     """IP addresses of the interfaces that are up, by name; those without one are left out."""
-    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
-    families = socket.AF_INET, socket.AF_INET6
-    return {
-        name: found
-        for name, entries in psutil.net_if_addrs().items()
-        if name in up and (found := [entry.address for entry in entries if entry.family in families])
-    }
+    return link.addresses(socket.AF_INET, socket.AF_INET6)
+
+
+def chosen(
+    job: Launch, on_gpu: bool, interfaces: dict[str, list[str]], environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """The addresses at which this launch is told to exchange gradients; none where nothing that counts tells it.
+
+    Args:
+        on_gpu: gradients are exchanged by NCCL; interfaces: this host's, as of `addresses`.
+    """
+    for variable in ([NCCL_IFACE] if on_gpu else []) + [GLOO_IFACE if job.kind == GLOO else MPI_IFACE]:
+        value = environment.get(variable, "")
+        if value:
+            return [
+                address for address, name in by_address(interfaces).items() if _names(variable, value, name, address)
+            ]
+    return []
+
+
+def by_address(interfaces: dict[str, list[str]]) -> dict[str, str]:
+    """The interfaces' names by their addresses."""
+    return {address: name for name, found in interfaces.items() for address in found}
+
+
+def _names(variable: str, value: str, interface: str, address: str) -> bool:
+    """Whether a variable's value stands for an interface, by the rules of who reads that variable."""
+    if variable == NCCL_IFACE:  # ^ for all but these, = for exactly these names: otherwise they are beginnings of names
+        but, value = value.startswith("^"), value.removeprefix("^")
+        exactly, parts = value.startswith("="), value.removeprefix("=").split(",")
+        return but != any(interface == part if exactly else interface.startswith(part) for part in parts)
+    if variable == MPI_IFACE:
+        return any(interface == part or _is_in(address, part) for part in value.split(","))
+    return interface == value
+
+
+def _is_in(address: str, network: str) -> bool:
+    with suppress(ValueError):
+        return "/" in network and ipaddress.ip_address(address) in ipaddress.ip_network(network, strict=False)
+    return False
 
 
 def _own_name(job: Launch) -> Finding:
@@ -55,6 +91,9 @@ def _own_name(job: Launch) -> Finding:
         return worse(
             check, f"{name} stands for {loopback[0]}, a loopback address: {effect}", f"{remedy}; or use mpirun"
         )
+    if not set(found) & set(by_address(addresses())):
+        text = f"{name} stands for {', '.join(found)}, which no interface of this host has: {effect}"
+        return worse(check, text, f"in /etc/hosts, give {name} its own address, {_reachable()}; or use mpirun")
     return ok(check, f"{name} stands for {', '.join(found)}")
 
 
@@ -81,18 +120,15 @@ def _listed(interfaces: dict[str, list[str]]) -> Finding:
 
 
 def _asked_for(interfaces: dict[str, list[str]], job: Launch) -> list[Finding]:
-    """Of each variable that names interfaces: whether they are there."""
-    findings = []
+    """Of each variable that names interfaces or networks: whether they are there."""
+    findings, owners = [], by_address(interfaces)
     for variable in (GLOO_IFACE, NCCL_IFACE, MPI_IFACE):
         value = os.environ.get(variable, "")
-        if not value or value[0] in "^=" or "/" in value:  # all but these, exactly this, a network: nothing to look up
+        if not value or value.startswith("^"):  # all but these: nothing to look up
             continue
-        for name in value.split(","):
-            # NCCL's names are beginnings of names.
-            there = [
-                known for known in interfaces if known == name or (variable == NCCL_IFACE and known.startswith(name))
-            ]
-            known = ", ".join(interfaces)
+        exactly, known = "=" * value.startswith("="), ", ".join(interfaces)
+        for name in value.removeprefix("=").split(","):
+            there = sorted({own for address, own in owners.items() if _names(variable, exactly + name, own, address)})
             if not there:
                 text = f"{variable} names {name}, which this host does not have, or it is down"
                 findings.append(failure("interfaces", text, f"name one of {known}, or unset {variable}"))

@@ -11,8 +11,8 @@ from typing import Any
 
 from hvd_imagenet.doctor.findings import Finding, failure, ok, warning
 from hvd_imagenet.doctor.meeting import Meeting, admit
-from hvd_imagenet.doctor.names import GLOO_IFACE
-from hvd_imagenet.faults.link import Address, connect, listen
+from hvd_imagenet.doctor.names import MPI_IFACE, NCCL_IFACE, by_address
+from hvd_imagenet.faults.link import CONNECT_SECONDS, Address, connect, listen
 
 CHECK = "network"
 WARM_UP_SECONDS = 1.0  # TCP begins slowly, and finds its speed in some tens of round trips
@@ -21,6 +21,7 @@ DRAIN_SECONDS = 3.0
 PATIENCE = 20.0  # for one pair
 PINGS = 15
 PARTNERS = 8  # at most, of each worker that measures
+ADDRESSES = 4  # at most, of a host, that are tried: each that leads nowhere takes CONNECT_SECONDS
 CHUNK = 1 << 18
 RATE = struct.Struct("!d")
 SLOW = 0.5  # of the median, for a warning
@@ -33,12 +34,15 @@ class Measured:
     Attributes:
         sender, receiver: ranks.
         mbits: per second, as they arrive; round_trip_ms: median of a byte's there and back. None: no connection.
+        address: of the receiver, or all of its that were tried in vain; interface: the one that has it.
     """
 
     sender: int
     receiver: int
     mbits: float | None
     round_trip_ms: float | None
+    address: str = ""
+    interface: str = ""
 
 
 def rounds(count: int) -> list[list[tuple[int, int]]]:
@@ -53,23 +57,19 @@ def rounds(count: int) -> list[list[tuple[int, int]]]:
     return found
 
 
-def measure(
-    meeting: Meeting, ranks: list[int], interfaces: dict[str, list[str]], interface: str | None
-) -> list[Measured]:
+def measure(meeting: Meeting, ranks: list[int], interfaces: dict[str, list[str]], wanted: list[str]) -> list[Measured]:
     """Measure between these workers, in both directions, each at one thing at a time; all workers call it.
 
     Args:
         ranks: of those that measure.
-        interfaces: this worker's addresses by name; interface: the one to use, if one is named.
+        interfaces: this host's addresses by name; wanted: those to measure at; none: where the workers have met.
 
     Raises:
         MeetingError: worker 0 is not heard of.
     """
     server, own = listen()
-    if interface in interfaces:
-        hosts = [host for host in own.hosts if host in interfaces[interface]]
-        own = Address(tuple(hosts) or own.hosts, own.port, own.token)
-    addresses = meeting.gather(asdict(own), PATIENCE)
+    own = Address(likeliest(own.hosts, wanted, meeting.own_address()), own.port, own.token)
+    receivers = meeting.gather({"address": asdict(own), "interfaces": by_address(interfaces)}, PATIENCE)
     found: list[dict] = []
     for pairs in rounds(len(ranks))[:PARTNERS]:
         for turn in (0, 1):
@@ -77,23 +77,33 @@ def measure(
             result = None
             for sender, receiver in mine:
                 if meeting.rank == sender:
-                    result = asdict(_sent(sender, receiver, addresses[receiver]))
+                    result = asdict(_sent(sender, receiver, receivers[receiver]))
                 elif meeting.rank == receiver:
-                    receive(server, own.token)
+                    receive(server, own, PATIENCE / 2)
             found += [one for one in meeting.gather(result, 2 * PATIENCE) if one]
     server.close()
     return [Measured(**one) for one in found]
 
 
-def _sent(sender: int, receiver: int, address: dict[str, Any] | None) -> Measured:
-    link = address and connect(Address(tuple(address["hosts"]), address["port"], address["token"]), sender)
-    if not link:
+def likeliest(hosts: tuple[str, ...], wanted: list[str], met: str | None) -> tuple[str, ...]:
+    """Which of a host's addresses others are to try, in what order: those wanted, or first the one they have met at."""
+    asked = tuple(host for host in hosts if host in wanted)
+    return (asked or tuple(sorted(hosts, key=lambda host: host != met)))[:ADDRESSES]
+
+
+def _sent(sender: int, receiver: int, there: dict[str, Any] | None) -> Measured:
+    if there is None:
         return Measured(sender, receiver, None, None)
+    address = Address(**there["address"])
+    link = connect(address, sender)
+    if not link:
+        return Measured(sender, receiver, None, None, ", ".join(address.hosts))
+    host = link.socket.getpeername()[0]
     try:
         with link.socket as connection:
-            return Measured(sender, receiver, *send(connection))
+            return Measured(sender, receiver, *send(connection), host, there["interfaces"].get(host, ""))
     except OSError:
-        return Measured(sender, receiver, None, None)
+        return Measured(sender, receiver, None, None, host)
 
 
 def send(connection: socket.socket) -> tuple[float, float]:
@@ -119,11 +129,17 @@ def send(connection: socket.socket) -> tuple[float, float]:
     return RATE.unpack(_exactly(connection, RATE.size))[0], statistics.median(trips)
 
 
-def receive(server: socket.socket, token: str) -> None:
-    """As the receiver: answer the pings, count what arrives after the warm-up, and tell the sender."""
-    arrived = admit(server, token, time.monotonic() + PATIENCE / 2)
-    if arrived is None:
-        return
+def receive(server: socket.socket, own: Address, seconds: float) -> None:
+    """As the receiver: answer the pings, count what arrives after the warm-up, and tell the sender.
+
+    Args:
+        seconds: that the sender may take to come, beside the time for addresses that do not lead here.
+    """
+    arrived, give_up = None, time.monotonic() + seconds + CONNECT_SECONDS * len(own.hosts)
+    while arrived is None:
+        if time.monotonic() > give_up:
+            return
+        arrived = admit(server, own.token, give_up)
     with arrived[1] as connection:
         try:
             connection.settimeout(PATIENCE / 2)
@@ -186,19 +202,33 @@ def judged(measured: list[Measured], hosts: list[str]) -> list[Finding]:
         ]
         return f"{ends[0]} to {ends[1]}"
 
-    remedy = f"let workers reach each other on all ports; name the interface between them: {GLOO_IFACE}"
-    findings = [failure(CHECK, f"{name(link)}: no connection", remedy) for link in measured if not link.mbits]
+    remedy = "let workers reach each other on all ports; name the interface between them: --network-interface for "
+    remedy += f"horovodrun, {MPI_IFACE} for mpirun, {NCCL_IFACE} on GPUs"
+    findings = [
+        failure(CHECK, f"{name(link)}: no connection{' to ' * bool(link.address)}{link.address}", remedy)
+        for link in measured
+        if not link.mbits
+    ]
     there = [link for link in measured if link.mbits]
     if there:
         middle = statistics.median(link.mbits for link in there)
         slowest = min(there, key=lambda link: link.mbits)
         farthest = max(there, key=lambda link: link.round_trip_ms)
+        links = f"{len(there)} link{'s'[: len(there) != 1]}{_way(there, hosts)}"
+        where = f"{name(slowest)}{' at ' * bool(slowest.address)}{slowest.address}"
         text = (
-            f"TCP, {len(there)} link{'s'[: len(there) != 1]}: {middle:,.0f} Mbit/s (median); slowest {name(slowest)}, "
-            f"{slowest.mbits:,.0f} Mbit/s; longest round trip {farthest.round_trip_ms:.2f} ms, {name(farthest)}"
+            f"TCP, {links}: {middle:,.0f} Mbit/s (median); slowest {where}, {slowest.mbits:,.0f} Mbit/s; "
+            f"longest round trip {farthest.round_trip_ms:.2f} ms, {name(farthest)}"
         )
         if slowest.mbits < SLOW * middle:
             findings.append(warning(CHECK, text, f"look at the cable, the port and the load of {name(slowest)}"))
         else:
             findings.append(ok(CHECK, text))
     return findings
+
+
+def _way(links: list[Measured], hosts: list[str]) -> str:
+    """By which interfaces these links lead."""
+    if all(hosts[link.sender] == hosts[link.receiver] for link in links):
+        return " inside the host"
+    return f" over {', '.join(sorted({link.interface for link in links}))}"

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from importlib.util import find_spec
 from pathlib import Path
 
-import hvd_imagenet
 from hvd_imagenet.backend import PACKAGES, remedy
 from hvd_imagenet.bench.machine import versions
 from hvd_imagenet.doctor.findings import Finding, Found, failure, ok, warning
+from hvd_imagenet.version import version
 
 CHECK = "versions"
-OURS, DALI, TENSORFLOW = (
-    "hvd-imagenet",
-    ("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
-    ("tensorflow", "tensorflow-cpu"),
-)
+DALI, TENSORFLOW = ("nvidia-dali-cuda130", "nvidia-dali-cuda120"), ("tensorflow", "tensorflow-cpu")
 OTHERS = [
     "horovod",
     "torch",
@@ -31,13 +26,16 @@ OTHERS = [
     "nvidia-nccl-cu12",
     "nvidia-nccl-cu13",
 ]
+DRIVER = Path("/sys/module/nvidia/version")  # the host's, inside a container too
 BUILT_FOR = {"torch": ("pytorch", ("torch",)), "keras": ("tensorflow", TENSORFLOW)}  # its name at Horovod, and at pip
 
 
 def look(launch: dict) -> Found:
     """Versions, as facts too; the framework that the job is for must be there, the other one need not."""
-    found = {"python": platform.python_version(), **versions([OURS, *OTHERS])}
-    findings = [ok(CHECK, ", ".join(f"{name} {version}" for name, version in found.items()))]
+    found = {"python": platform.python_version(), "hvd-imagenet": version(), **versions(OTHERS)}
+    kernel, driver = platform.release(), _driver()
+    below = [f"Linux {kernel}", f"GPU driver {driver}"][: 2 if driver else 1]
+    findings = [ok(CHECK, ", ".join([*(f"{name} {number}" for name, number in found.items()), *below]))]
     if not any(name in found for name in DALI):
         findings.append(failure(CHECK, "DALI is not installed", "run: bash launch/install.sh"))
     built = _horovods_notes()
@@ -48,7 +46,7 @@ def look(launch: dict) -> Found:
         findings += _fit(
             framework, launch["framework"] == framework, installed, built and built.get(name), built is not None
         )
-    return Found(findings, {"versions": {**found, f"{OURS}'s code": _code()}})
+    return Found(findings, {"versions": found, "kernel": kernel, "drivers": {"GPU driver": driver or "none"}})
 
 
 def _fit(framework: str, asked: bool, installed: str | None, built: str | None, horovod: bool) -> list[Finding]:
@@ -80,10 +78,6 @@ def _horovods_notes() -> dict | None:
     return json.loads(notes.read_text()) if notes.exists() else {}
 
 
-def _code() -> str:
-    """A short checksum of this package's source: two checkouts may well have one version."""
-    root = Path(hvd_imagenet.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+def _driver() -> str | None:
+    """The version of the GPU's driver, of which the kernel tells without asking the GPU; None: there is none."""
+    return DRIVER.read_text().strip() if DRIVER.exists() else None

@@ -13,7 +13,7 @@ from hvd_imagenet.doctor.launch import ALONE, GLOO, Launch
 from hvd_imagenet.doctor.meeting import Meeting, MeetingError, join, open_to
 from hvd_imagenet.faults.link import Address, listen
 
-SECONDS = 60  # for all to be there: a large job's workers do not start at once
+SECONDS = 120  # for all to be there: a large job's workers do not start at once
 PAUSE = 0.1
 KEY = "hvd-imagenet-doctor/worker-0"
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows the way to a worker

@@ -71,10 +71,19 @@ def listen() -> tuple[socket.socket, Address]:
             server = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
             families.append(socket.AF_INET6)
     server = server or socket.create_server(("", 0), backlog=1024)
-    interfaces = psutil.net_if_addrs().values()
-    hosts = [entry.address for entries in interfaces for entry in entries if entry.family in families]
+    hosts = [host for found in addresses(*families).values() for host in found]
     reachable = sorted((host for host in hosts if not host.startswith("fe80:")), key=_is_loopback)
     return server, Address(tuple(reachable), server.getsockname()[1], secrets.token_hex(16))
+
+
+def addresses(*families: socket.AddressFamily) -> dict[str, list[str]]:
+    """Addresses, of these families, of the network interfaces that are up, by name; those without one are left out."""
+    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    return {
+        name: found
+        for name, entries in psutil.net_if_addrs().items()
+        if name in up and (found := [entry.address for entry in entries if entry.family in families])
+    }
 
 
 def connect(address: Address, rank: int) -> Link | None:

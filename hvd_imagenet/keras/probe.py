@@ -17,6 +17,11 @@ def built() -> dict[str, bool]:
     return {"NCCL": bool(hvd.nccl_built()), "MPI": bool(hvd.mpi_built()), "Gloo": bool(hvd.gloo_built())}
 
 
+def cuda() -> str | None:
+    """The version of CUDA that TensorFlow is built for; None: it is a build for CPUs."""
+    return tf.sysconfig.get_build_info().get("cuda_version")
+
+
 def on_gpu() -> bool:
     """Whether training would run on a GPU."""
     return bool(tf.config.list_physical_devices("GPU"))
