@@ -26,12 +26,38 @@ def program(folder, name, text):
     return f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
+def job_sh(run, first, words=("train",)):
+    """What job.sh runs here is no training job, but has its words; it ends by itself after 2.5 seconds."""
+    command = ["bash", "-c", f'trap "exit 9" TERM; {first}; for i in {{1..25}}; do sleep 0.1; done', "job", *words]
+    whole = ["bash", LAUNCH / "job.sh", *command, "--run", run]
+    return subprocess.Popen(list(map(str, whole)), stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "status"), [([], ["train"], 75), (["status.json"], ["train"], 75), ([], ["evaluate"], 9)]
+)
+def test_a_job_that_has_not_begun_ends_at_once_and_has_nothing_to_save(tmp_path, there, words, status):
+    """Neither where its folder is not there yet nor where that tells of the job before; others end as they do."""
+    run = tmp_path / "run"
+    for name in there:
+        run.mkdir()
+        (run / name).write_text('{\n "exit_code": 75\n}\n')
+    job = job_sh(run, ":", words)
+    time.sleep(0.5)
+    job.send_signal(signal.SIGUSR1)
+    said = job.communicate(timeout=10)[1].splitlines()
+    assert job.returncode == status and not (run / "STOP").exists()
+    reason = "job.sh: stopped, exit status 75: asked to before the job had begun; there was nothing to save"
+    assert said == (
+        [reason]
+        if status == 75
+        else ["job.sh: the launcher ended with status 9, and no worker has said why; see above"]
+    )
+
+
 @pytest.mark.parametrize(("pause", "passed_on"), [(0.05, False), (1.3, True)])
 def test_a_signal_that_comes_twice_is_one_request_within_a_second(tmp_path, pause, passed_on):
-    """What job.sh runs here is no training job, but has its words; it ends by itself after 2.5 seconds."""
-    command = ["bash", LAUNCH / "job.sh", "sleep", "2.5", "train", "--run", tmp_path]
-    command[2:3] = ["bash", "-c", 'trap "exit 9" TERM; for i in {1..25}; do sleep 0.1; done', "job"]
-    job = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    job = job_sh(tmp_path, f'echo begun > "{tmp_path}/status.json"')
     time.sleep(0.5)
     job.send_signal(signal.SIGUSR1)
     time.sleep(pause)
