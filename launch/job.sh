@@ -4,11 +4,11 @@
 #   bash launch/job.sh LAUNCHER [OPTION ...] hvd-imagenet train ... --run RUN ...
 #   bash launch/job.sh horovodrun -np 8 hvd-imagenet train --config resnet50_8k --data.path /data --run runs/a
 #
-# TERM, INT, HUP and USR1 become the file RUN/STOP: the job saves after the step at hand and ends with status 75; one that has
-# not begun has nothing to save, and ends with that status at once. A second signal ends the launcher, and what it has
-# started, at once. Launchers themselves give workers a few seconds at most,
-# and horovodrun turns every status into 1; RUN/status.json has the one that the workers ended with. A launcher that goes
-# on for half a minute after its job has ended, as mpirun does where it cannot reach a host any more, is ended, too.
+# TERM, INT, HUP and USR1 become the file RUN/STOP: the job saves after the step at hand and ends with status 75; one that
+# has not begun has nothing to save, and ends with that status at once. A second signal ends the launcher, and what it has
+# started, at once. Launchers themselves give workers a few seconds at most, and horovodrun turns every status into 1;
+# RUN/status.json has the one that the workers ended with. A launcher that goes on for half a minute after its job has
+# ended, as mpirun does where it cannot reach a host any more, is ended, too.
 set -uo pipefail
 
 stop() {

@@ -7,8 +7,8 @@
 #
 #   HOSTS              host:workers of each host, with a comma between; one worker per GPU
 #   HOSTFILE           in its place, a file with one "host slots=workers" to a line
-#   NETWORK_INTERFACE  its name, or for MPI alone its network, such as 10.0.0.0/24 (default: as the hosts are reached
-#                      from here); an MPI that goes over UCX has UCX_NET_DEVICES
+#   NETWORK_INTERFACE  its name, or its network, such as 10.0.0.0/24, of which NCCL is not told (default: as the hosts
+#                      are reached from here); an MPI that goes over UCX has UCX_NET_DEVICES
 #   BIND_TO, MAP_BY    cores that a worker keeps to: none, core, numa, socket (none); how hosts are filled (slot)
 #   FORWARD            names of further variables for the workers, with a space between
 #   SSH_PORT, SSH_KEY  of the hosts (default: as ssh itself has it)

@@ -293,7 +293,7 @@ def test_what_is_wrong_before_the_job_is_said_in_one_line(script, environment, m
 def test_the_tasks_of_an_array_are_not_to_share_a_folder(options, tmp_path):
     command, environment = ["bash", ARRAY, *options], in_a_job(tmp_path, TASK)
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    said = "array.sbatch: --run: would be one folder for all tasks; give RUNS=FOLDER, for one each\n"
+    said = "array.sbatch: --run: would be one folder for all tasks; give RUNS=FOLDER\n"
     assert (done.returncode, done.stderr) == (2, said)
 
 
