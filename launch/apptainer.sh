@@ -11,6 +11,7 @@
 #   BIND       folders to show inside, separated by commas; home, this folder and /tmp are there
 #   NETWORK_INTERFACE  that between the hosts, such as ib0 (default: MPI's and NCCL's own choice)
 #   APPTAINER  the command (default apptainer)
+#   FORWARD, SSH_PORT, SSH_KEY  as for mpirun.sh
 # mpirun must be of the Open MPI series of the image: `apptainer exec IMAGE mpirun --version` tells.
 set -euo pipefail
 case ${1:-} in
@@ -25,19 +26,14 @@ if [ ! -e "$image" ]; then
     exit 2
 fi
 
-options=(--bind-to none --map-by slot -x HVD_IMAGENET_STATUS)
+options=(--bind-to none --map-by slot)
 workers=${SLURM_NTASKS:-1}
 if [ -n "${HOSTS:-}" ]; then
     options+=(-H "$HOSTS")
     workers=$(tr , '\n' <<<"$HOSTS" | awk -F: '{ sum += NF > 1 ? $2 : 1 } END { print sum }')
 fi
-if [ -n "${NETWORK_INTERFACE:-}" ]; then
-    export NCCL_SOCKET_IFNAME=$NETWORK_INTERFACE
-    options+=(--mca btl_tcp_if_include "$NETWORK_INTERFACE" --mca oob_tcp_if_include "$NETWORK_INTERFACE")
-fi
-for name in $(compgen -e | grep -E '^(AWS|CUDA|FSSPEC|HOROVOD|HVD_IMAGENET|NCCL|OMP|TF)_'); do
-    options+=(-x "$name")
-done
+interface=${NETWORK_INTERFACE:-}
+. "$(dirname "$0")/mpirun/options"
 
 # Each host says for itself whether it has a GPU. --pwd: runs are written where this script was started.
 # shellcheck disable=SC2016

@@ -4,10 +4,11 @@
 #   bash launch/job.sh LAUNCHER [OPTION ...] hvd-imagenet train ... --run RUN ...
 #   bash launch/job.sh horovodrun -np 8 hvd-imagenet train --config resnet50_8k --data.path /data --run runs/a
 #
-# TERM, INT, HUP and USR1 become the file RUN/STOP: the job saves after the step at hand and ends with status 75. A second
-# signal ends the launcher, and what it has started, at once. Launchers themselves give workers a few seconds at most,
-# and horovodrun turns every status into 1; RUN/status.json has the one that the workers ended with. A launcher that goes
-# on for half a minute after its job has ended, as mpirun does where it cannot reach a host any more, is ended, too.
+# TERM, INT, HUP and USR1 become the file RUN/STOP: the job saves after the step at hand and ends with status 75; one that
+# has not begun has nothing to save, and ends with that status at once. A second signal ends the launcher, and what it has
+# started, at once. Launchers themselves give workers a few seconds at most, and horovodrun turns every status into 1;
+# RUN/status.json has the one that the workers ended with. A launcher that goes on for half a minute after its job has
+# ended, as mpirun does where it cannot reach a host any more, is ended, too.
 set -uo pipefail
 
 stop() {
@@ -16,13 +17,16 @@ stop() {
         asked=$now
         # In the background: where the file server hangs, a second signal is still heard.
         (
-            if [ -n "$training" ] && [ -d "$run" ]; then
+            trap "" TERM INT USR1 HUP # which may come to all processes of this one's group
+            if [ -n "$training" ] && has_account; then
                 echo "job.sh: got $1; the job saves and ends after the step at hand; a second signal ends it at once" >&2
                 touch "$run/STOP"
             else
                 kill -TERM ${launcher:+"$launcher"} 2>/dev/null
+                [ -z "$training" ] || exit 75 # it had not begun
             fi
         ) &
+        asking=$!
     elif [ $((now - asked)) -gt 1000000 ]; then # microseconds: within a second it is the same request
         kill -TERM ${launcher:+"$launcher"} 2>/dev/null
     fi
@@ -33,9 +37,14 @@ value() {
     sed -n "s/^ \"$2\": \"\{0,1\}\(.*[^\",]\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | sed 's/\\"/"/g; s/\\\\/\\/g'
 }
 
+# Whether RUN/status.json is of this job, which has begun then.
+has_account() {
+    [ "$(cat "$run/status.json" 2>/dev/null)" != "$before" ]
+}
+
 # The status file that tells how this job ended, or goes on. In an elastic job, a worker that is lost tells of itself alone.
 account() {
-    if { [ -n "$elastic" ] || [ ! -s "$HVD_IMAGENET_STATUS" ]; } && [ "$(cat "$run/status.json" 2>/dev/null)" != "$before" ]; then
+    if { [ -n "$elastic" ] || [ ! -s "$HVD_IMAGENET_STATUS" ]; } && has_account; then
         echo "$run/status.json"
     else
         echo "$HVD_IMAGENET_STATUS"
@@ -105,6 +114,7 @@ main() {
     end_launcher_after_job &
     watcher=$!
     disown
+    set +m
     while kill -0 "$launcher" 2>/dev/null; do
         wait "$launcher" 2>/dev/null # a signal to this script ends the waiting, too
     done
@@ -116,6 +126,11 @@ main() {
     account=$(account)
     code=$(exit_code)
     if [ -z "$code" ]; then
+        [ -z "$asked" ] || wait "$asking"
+        if [ $? -eq 75 ]; then
+            echo "job.sh: stopped, exit status 75: asked to before the job had begun; there was nothing to save" >&2
+            exit 75
+        fi
         if [ "$status" -ne 0 ]; then
             echo "job.sh: the launcher ended with status $status, and no worker has said why; see above" >&2
         fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on several hosts under mpirun (Open MPI).
+# Trains on several hosts under mpirun (of Open MPI 4.1).
 #
 #   HOSTS=node1:8,node2:8 bash launch/mpirun.sh --config resnet50_8k --data.path /data --run runs/a
 #
@@ -7,7 +7,8 @@
 #
 #   HOSTS              host:workers of each host, with a comma between; one worker per GPU
 #   HOSTFILE           in its place, a file with one "host slots=workers" to a line
-#   NETWORK_INTERFACE  its name, or its network, such as 10.0.0.0/24 (default: as the hosts are reached from here)
+#   NETWORK_INTERFACE  its name, or its network, such as 10.0.0.0/24, of which NCCL is not told (default: as the hosts
+#                      are reached from here); an MPI that goes over UCX has UCX_NET_DEVICES
 #   BIND_TO, MAP_BY    cores that a worker keeps to: none, core, numa, socket (none); how hosts are filled (slot)
 #   FORWARD            names of further variables for the workers, with a space between
 #   SSH_PORT, SSH_KEY  of the hosts (default: as ssh itself has it)
@@ -30,14 +31,9 @@ command -v hvd-imagenet >/dev/null || {
 }
 plan=$(python -m hvd_imagenet.hosts mpi) || exit
 read -r workers hosts interface <<<"$plan"
-ssh="-o BatchMode=yes -o StrictHostKeyChecking=accept-new ${SSH_PORT:+-p $SSH_PORT} ${SSH_KEY:+-i $SSH_KEY}"
 options=(-np "$workers" -H "$hosts" --bind-to "${BIND_TO:-none}" --map-by "${MAP_BY:-slot}")
-options+=(--mca plm_rsh_args "$ssh" --mca oob_tcp_if_include "$interface" --mca btl_tcp_if_include "$interface")
+. "$here/mpirun/options"
 
-wanted='(LD_LIBRARY_)?PATH|PYTHON.*|(HVD_IMAGENET|HOROVOD|NCCL|UCX|OMP|MKL|TF|MALLOC|AWS|HF|FSSPEC|GOOGLE|KERAS)_.*'
-for name in $(compgen -e | grep -xE "$wanted") HVD_IMAGENET_STATUS ${FORWARD:-}; do options+=(-x "$name"); done
-
-# On a host that is cut off, Open MPI's daemon would outlive the workers until TCP gives up, a quarter of an hour later.
-end='timeout 20 tail --pid=$DAEMON -f /dev/null; [ $? = 124 ] && [ "$(</proc/$DAEMON/comm)" = orted ] && kill -9 $DAEMON'
-worker='trap : TERM INT HUP USR1; "$@"; code=$?; [ $code = 0 ] || { DAEMON=$PPID setsid bash -c "$0" & } &>/dev/null; exit $code'
-exec bash "$here/job.sh" "$(command -v mpirun)" "${options[@]}" bash -c "$worker" "$end" hvd-imagenet train "$@"
+# The worker's script goes as text: other hosts may not see this folder.
+exec bash "$here/job.sh" "$(command -v mpirun)" "${options[@]}" \
+    bash -c "$(<"$here/mpirun/worker")" worker hvd-imagenet train "$@"

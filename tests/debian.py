@@ -1,9 +1,19 @@
-"""Packages of Debian: where this machine gets them, and those of another release, unpacked in a folder."""
+"""Packages of Debian: what a test needs, where this machine gets them, and those of another release in a folder."""
 
 import subprocess
 from pathlib import Path
 
+import pytest
+
+INSTALL = Path(__file__).parents[1] / "launch" / "system-packages"
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+def require_packages(*names: str) -> None:
+    """Install what is missing of these packages; skips the test where this machine does not allow that."""
+    installed = subprocess.run(["bash", INSTALL, *names], capture_output=True, text=True)
+    if installed.returncode != 0:
+        pytest.skip(installed.stderr.strip())
 
 
 def mirror() -> list[str]:

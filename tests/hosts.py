@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from debian import require_packages
 from jobs import Started
 
 LAUNCHER = "launcher"
@@ -240,13 +241,6 @@ def require_hosts() -> None:
     subprocess.run(["ip", "netns", "delete", name], capture_output=True)
     if tried.returncode != 0:
         pytest.skip(f"no network namespaces here: {tried.stderr.strip()}")
-
-
-def require_packages(*names: str) -> None:
-    """Install what is missing of these packages; skips the test where this machine does not allow that."""
-    installed = subprocess.run(["bash", LAUNCH / "system-packages", *names], capture_output=True, text=True)
-    if installed.returncode != 0:
-        pytest.skip(installed.stderr)
 
 
 def _namespace(process: psutil.Process) -> str | None:

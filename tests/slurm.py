@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from debian import require_packages
 from jobs import until
 
 PACKAGES = ("slurm-wlm", "munge")
@@ -42,7 +43,6 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=2,batch_sched_delay=1
-KillWait=60
 ReturnToService=2
 NodeName=n1 NodeHostname=n1 NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8
 NodeName=n2 NodeHostname=n2 NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8
@@ -179,10 +179,7 @@ def require_slurm():
     """Install what a cluster needs, or skip the test with the reason why it cannot run here."""
     if os.geteuid() != 0:
         pytest.skip("Slurm's daemons need root")
-    script = Path(__file__).parents[1] / "launch" / "system-packages"
-    done = subprocess.run(["bash", script, *PACKAGES], capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(done.stderr.strip())
+    require_packages(*PACKAGES)
     own = ["unshare", "--uts", "--mount", "bash", "-c", "hostname n1 && mount --bind /etc/hosts /etc/hosts"]
     done = subprocess.run(own, capture_output=True, text=True)
     if done.returncode != 0:

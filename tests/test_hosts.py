@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from data_sets import Here
-from hosts import LAUNCHER, Hosts, HostsJob, clocks_off, require_hosts, require_packages
+from debian import require_packages
+from hosts import LAUNCHER, Hosts, HostsJob, clocks_off, require_hosts
 from jobs import has_saved, until
 from runs import closest, metrics, train, weights
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from debian import mirror
+from debian import mirror, require_packages
 from runs import RECIPE
 
 from hvd_imagenet import __version__
@@ -46,10 +46,7 @@ def buildah(tmp_path_factory):
     """
     if os.geteuid() != 0:
         pytest.skip("building an image takes root here")
-    install = ["bash", ROOT / "launch" / "system-packages", "buildah", "debootstrap"]
-    done = subprocess.run(install, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(done.stderr.splitlines()[0])
+    require_packages("buildah", "debootstrap")
     CACHE.mkdir(parents=True, exist_ok=True)
     folder = tmp_path_factory.mktemp("buildah")
     if shutil.disk_usage(folder).free < NEEDED_GIB * GIB:

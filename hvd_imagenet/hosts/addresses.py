@@ -24,7 +24,10 @@ def own_addresses() -> list[tuple[str, str]]:
 
 def interfaces() -> dict[str, str]:
     """The first IPv4 address of each network interface, by its name; those that have none are left out."""
-    return dict(reversed(own_addresses()))
+    found: dict[str, str] = {}
+    for name, address in own_addresses():
+        found.setdefault(name, address)
+    return found
 
 
 def address_of(name: str) -> str | None:
