@@ -36,7 +36,6 @@ class Elastic:
 
     Attributes:
         hosts_changed: the launcher has hosts to add, or takes some away: begin anew at the next commit.
-        step: finished steps of the commit; None: nothing is committed.
         happened: why this worker has begun anew, and how many workers there were; None: it has not.
         anew: one of them has; known when they have met.
     """
@@ -44,16 +43,16 @@ class Elastic:
     def __init__(self):
         self.hosts_changed = False
         self._cores = os.sched_getaffinity(0)  # as the launcher has left them, before they are shared out
-        self._file: int | None = None
-        self.step: int | None = None
+        # The descriptor of what is committed, and its finished steps: in one, since another thread may begin anew.
+        self._commit: tuple[int, int] | None = None
         self.happened: dict[str, Any] | None = None
         self.anew = False
         self._joining = False  # some have begun anew, others are new
         kept = json.loads(os.environ.pop(KEPT, "null"))
         if kept:
-            self._file, self.step, self.happened = kept["file"], kept["step"], kept["happened"]
-            if self._file is not None:
-                os.set_inheritable(self._file, False)
+            self._commit, self.happened = kept["commit"], kept["happened"]
+            if self._commit:
+                os.set_inheritable(self._commit[0], False)
 
     @classmethod
     def of_this_job(cls) -> Elastic | None:
@@ -123,7 +122,7 @@ class Elastic:
 
     def leave_out_newcomers(self, error: RunError) -> None:
         """Go on without those that have just joined, if somebody has; for them, this is the end."""
-        if not self._joining:
+        if not self._joining or isinstance(error, LostContactError):  # which is nobody's who is here
             return
         if self.happened:
             self.begin_anew(f"without the workers that were to join: {error}")
@@ -146,31 +145,37 @@ class Elastic:
         """Called by Horovod, on a thread of its own, on the first worker only."""
         self.hosts_changed = True
 
+    @property
+    def step(self) -> int | None:
+        """Finished steps of what is committed; None: nothing is."""
+        return self._commit[1] if self._commit else None
+
     def commit(self, state: State, progress: Progress) -> None:
         """Keep a state; the one before is kept until then."""
-        before, file = self._file, os.memfd_create("committed")
+        before, file = self._commit, os.memfd_create("committed")
         with os.fdopen(os.dup(file), "wb") as written:
             pickle.dump((state, progress), written, protocol=5)
-        self._file, self.step = file, progress.step
-        if before is not None:
-            os.close(before)
+        self._commit = file, progress.step
+        if before:
+            os.close(before[0])
 
     def committed(self) -> tuple[State, Progress]:
         """What was kept last."""
-        with os.fdopen(os.dup(self._file), "rb") as kept:
+        with os.fdopen(os.dup(self._commit[0]), "rb") as kept:
             kept.seek(0)
             return pickle.load(kept)
 
     def begin_anew(self, reason: str) -> NoReturn:
         """Replace this program by a new one, from any thread and in any state."""
-        file, step = self._file, self.step
+        commit = self._commit
         for descriptor in map(int, os.listdir("/proc/self/fd")):
             if descriptor > 2:
-                _set_inheritable(descriptor, descriptor == file)  # what others wait on closes
+                _set_inheritable(descriptor, bool(commit) and descriptor == commit[0])  # what others wait on closes
         happened = {"workers": int(os.environ["HOROVOD_SIZE"]), "reason": reason}
-        os.environ[KEPT] = json.dumps({"file": file, "step": step, "happened": happened})
+        os.environ[KEPT] = json.dumps({"commit": commit, "happened": happened})
         os.sched_setaffinity(0, self._cores)
-        sys.stdout.flush()
+        with suppress(OSError):  # a launcher that is gone
+            sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -25,7 +25,8 @@ def train(recipe, data, run, *options):
 
 
 def metrics(run, kind):
-    events = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    whole = (run / "metrics.jsonl").read_text().rpartition("\n")[0]  # a run that goes on may be writing a line
+    events = map(json.loads, whole.splitlines())
     return [event for event in events if event["event"] == kind]
 
 
