@@ -35,7 +35,7 @@ class Elastic:
     What goes wrong in it before the first step, when workers have joined those of before, ends these alone.
 
     Attributes:
-        hosts_changed: the launcher has hosts to add, or takes some away: begin anew at the next commit.
+        hosts_changed: the launcher has hosts to add, or takes some away: begin anew after the step at hand.
         happened: why this worker has begun anew, and how many workers there were; None: it has not.
         anew: one of them has; known when they have met.
     """

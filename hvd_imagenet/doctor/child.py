@@ -34,7 +34,6 @@ class Child:
     """
 
     def __init__(self, module: str):
-        self._module = module
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, module],
