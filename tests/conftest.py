@@ -7,6 +7,7 @@ test again on each worker, where its body runs, and passes if it passes on all o
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,12 @@ def image_folder(session_folder) -> Path:
     """50 training and 23 validation images in two classes."""
     folder = session_folder / "images"
     return folder if folder.exists() else make_image_folder(folder, 50, 23)
+
+
+@pytest.fixture
+def own_images(image_folder, tmp_path) -> Path:
+    """A copy of these images, to be changed."""
+    return shutil.copytree(image_folder, tmp_path / "images", ignore=shutil.ignore_patterns(".hvd_imagenet"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What tests of data sets share: an executor that needs no processes, small sources, and what lies in a folder."""
 
 import io
+import json
 import tarfile
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -10,6 +11,8 @@ from PIL import Image
 
 from hvd_imagenet.data.pack import Options, pack
 from hvd_imagenet.data.sources.folder import ImageFolder
+
+SMALL = 5000  # bytes of a shard: about seven images
 
 
 class Here(Executor):
@@ -22,6 +25,11 @@ class Here(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+def json_lines(path: Path) -> list:
+    """What a file has, one JSON value per line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def packed_folder(folder: Path, destination: Path, max_rejects: float = 0.0, **options) -> Path:

@@ -6,7 +6,14 @@ import sys
 
 from jobs import outside
 
+from hvd_imagenet.doctor.launch import ALONE, Launch
+
 DOCTOR = [sys.executable, "-m", "hvd_imagenet.cli", "doctor", "--json"]
+alone = Launch("no launcher", ALONE, 0, 1, 0, 1)
+
+
+def may_mount():
+    return subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
 
 
 def examined(command, seconds, folder=None, **environment):
