@@ -1,6 +1,9 @@
 """Packages of Debian: what a test needs, where this machine gets them, and those of another release in a folder."""
 
+import fcntl
+import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 def require_packages(*names: str) -> None:
     """Install what is missing of these packages; skips the test where this machine does not allow that."""
-    installed = subprocess.run(["bash", INSTALL, *names], capture_output=True, text=True)
+    with (Path(tempfile.gettempdir()) / f"packages-{os.getuid()}.lock").open("w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)  # apt-get itself does not wait for another
+        installed = subprocess.run(["bash", INSTALL, *names], capture_output=True, text=True)
     if installed.returncode != 0:
         pytest.skip(installed.stderr.strip())
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Installs, then runs the tests.
 #
-#   bash tests/run.sh [--all] [PYTEST OPTION ...]
+#   bash tests/run.sh [--all] [PYTEST OPTION OR FILE ...]
 #
 #   --all   the long ones, too: kill chains, clusters, images
+#
+# PYTEST OPTIONs come last, and win: -n 0 runs one test after the other, as debuggers need it; a file runs alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,4 +22,6 @@ bash launch/system-packages dataset-fashion-mnist
 export CUDA_VISIBLE_DEVICES= # equal on every machine, and more workers than GPUs
 ruff check .
 ruff format --check .
-exec python -m pytest "${all[@]}" "$@" tests
+# Several files at a time, each in one process: much of what is tested waits, for launchers, limits and links.
+cores=$(nproc)
+exec python -m pytest -n $((cores < 4 ? cores : 4)) --dist loadfile "${all[@]}" "$@"
