@@ -183,17 +183,17 @@ def test_a_host_without_a_free_port(two, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: shutil.rmtree(folder), "hvd_imagenet cannot be started there with"),
+        (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "hvd_imagenet cannot be started there with"),
         (lambda folder: (folder / "more.py").touch(), f"launcher has {version()}; install the same on all hosts"),
     ],
     ids=["none", "another"],
 )
 def test_a_host_with_another_version_or_none(two, tmp_path, change, message):
     """node2 sees another folder where the package is."""
-    other = tmp_path / "other"
-    shutil.copytree(ROOT / "hvd_imagenet", other / "hvd_imagenet", ignore=shutil.ignore_patterns("__pycache__"))
-    change(other / "hvd_imagenet")
-    two.mount("node2", other, ROOT)
+    package, other = ROOT / "hvd_imagenet", tmp_path / "other"
+    shutil.copytree(package, other, ignore=shutil.ignore_patterns("__pycache__"))
+    change(other)
+    two.mount("node2", other, package)
     refused(two, "mpirun.sh", tmp_path, f"node2: {'has hvd_imagenet ' if 'launcher' in message else ''}")
     refused(two, "mpirun.sh", tmp_path, message)
 
