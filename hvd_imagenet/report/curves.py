@@ -36,12 +36,21 @@ def validation_error(run: Run) -> Curve:
     return Curve(run.events.evaluations["epoch"], 100 * (1 - run.events.evaluations["top1"]))
 
 
-def training_error(run: Run) -> Curve:
-    """Top-1 error in percent: as the evaluations say, of all samples since the one before; else see `of_epochs`."""
-    evaluations = run.events.evaluations
-    if np.isfinite(evaluations["train_top1"]).any():
-        return _present(Curve(evaluations["epoch"], 100 * (1 - evaluations["train_top1"])))
-    return of_epochs(run)
+def training_errors(runs: list[Run]) -> list[Curve]:
+    """Top-1 errors of an arm's runs in percent: as their evaluations say, of all samples since the one before.
+
+    Where a run has none of these, those of its arm are all worked out from logged steps, so that they can be compared.
+    """
+    if all(map(logs_training_error, runs)):
+        return [
+            _present(Curve(of["epoch"], 100 * (1 - of["train_top1"]))) for of in (r.events.evaluations for r in runs)
+        ]
+    return [of_epochs(run) for run in runs]
+
+
+def logs_training_error(run: Run) -> bool:
+    """Whether a run's evaluations have the training error, too."""
+    return bool(np.isfinite(run.events.evaluations["train_top1"]).any())
 
 
 def of_epochs(run: Run) -> Curve:

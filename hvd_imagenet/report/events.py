@@ -20,6 +20,7 @@ NUMBERS += ("images_per_second", "grad_norm", "weight_norm", "workers", "workers
 NUMBERS += ("data_seconds", "compute_seconds", "communication_seconds")
 TEXTS = ("event", "time", "reason")
 NEEDED = {"step": ("step", "epoch"), "eval": ("step", "epoch", "top1"), "restart": ("step",)}
+LONGEST_LINE = 2**22  # bytes; a longer one goes the slow way
 LARGEST = 1e300  # of numbers; NaN and infinity are none
 _SCHEMA = pa.schema([*((name, pa.float64()) for name in NUMBERS), *((name, pa.string()) for name in TEXTS)])
 
@@ -66,7 +67,7 @@ def _parsed(lines: bytes) -> tuple[Columns, Columns, list[dict[str, Any]]]:
         table = _SCHEMA.empty_table()
     else:
         how = pa.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore")
-        one_thread = pa.json.ReadOptions(use_threads=False, block_size=max(2**20, len(lines) + 1))
+        one_thread = pa.json.ReadOptions(use_threads=False, block_size=LONGEST_LINE)
         table = pa.json.read_json(io.BytesIO(lines), read_options=one_thread, parse_options=how)
     numbers = {name: table[name].to_numpy() for name in NUMBERS}
     chosen = {}

@@ -51,15 +51,15 @@ def error(arms: list[Arm], restarts: list[Restart]) -> Figure:
     """Training and validation error, as in the paper's figures 2 to 4."""
     data = []
     for number, arm in enumerate(arms):
-        training = [curves.training_error(run) for run in arm.runs]
+        training = curves.training_errors(arm.runs)
         data += plots.curves(number, arm, training, "training error", " %", dash="dot", width=1.4)
     for number, arm in enumerate(arms):
         validation = [curves.validation_error(run) for run in arm.runs]
         data += plots.curves(number, arm, validation, "validation error", " %", symbols=True, width=2.4)
     several = any(len(arm.runs) > 1 for arm in arms)
     caption = "Validation error after each evaluation, training error of the samples before it."
-    if any(run.events.steps["step"].size and _from_steps(run) for arm in arms for run in arm.runs):
-        caption += " Runs that have not logged the latter: mean of the epoch's logged steps."
+    if not all(curves.logs_training_error(run) for arm in arms for run in arm.runs):
+        caption += " Where runs have not logged the latter, it is the mean of the epoch's logged steps."
     if several:
         caption += " Over several runs: the mean, in a band of ± 2 standard deviations."
     return Figure(
@@ -156,10 +156,6 @@ def classes(arms: list[Arm]) -> Figure:
     which = f"The {len(worst)} hardest of {len(errors):,} classes" if len(errors) > len(worst) else "All classes"
     caption = f"{which}, as hvd-imagenet evaluate has found; a mark for each run."
     return Figure("classes", "Error by class", caption, "Top-1 error of classes, in percent.", plot, wide=True)
-
-
-def _from_steps(run) -> bool:
-    return not np.isfinite(run.events.evaluations["train_top1"]).any()
 
 
 def longest(arm: Arm, key: str) -> Curve:

@@ -39,7 +39,7 @@ def png(arms: list[Arm], made_by: str) -> bytes:
     handles = []
     for number, (arm, rate) in enumerate(zip(arms, rates, strict=True)):
         colour = ARMS_ON_LIGHT[number % len(ARMS_ON_LIGHT)]
-        _curves(upper, [curves.training_error(run) for run in arm.runs], color=colour, lw=1, ls=":")
+        _curves(upper, curves.training_errors(arm.runs), color=colour, lw=1, ls=":")
         signs = {"marker": MARKERS[marker(number)], "ms": 5, "markevery": (number % 7 / 70, 0.1)}
         validation = [curves.validation_error(run) for run in arm.runs]
         handles.append(_curves(upper, validation, color=colour, lw=1.8, **signs))
