@@ -24,6 +24,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   export     write a run's newest checkpoint for torchvision, Keras or ONNX
   schedule   the plan of a run: batch size and learning rate, before any work
   data       make, verify and look at data sets: pack, verify, info, fashion-mnist
+  report     runs compared, as one HTML file: errors, rate, speed, restarts, settings, table
   bench      how fast a part of a run is on this machine, beside what else there is: loader
   doctor     what is wrong with installation, hosts, network or data, and what to do about it
 
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
         "export": export,
         "schedule": schedule,
         "data": data,
+        "report": report,
         "bench": bench,
         "doctor": doctor,
     }
@@ -183,6 +185,12 @@ def data(arguments: list[str]) -> None:
     from hvd_imagenet import data_cli
 
     data_cli.main(arguments)
+
+
+def report(arguments: list[str]) -> None:
+    from hvd_imagenet.report import command
+
+    command.main(arguments)
 
 
 def bench(arguments: list[str]) -> None:

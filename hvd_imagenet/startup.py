@@ -13,6 +13,7 @@ from hvd_imagenet import checkpoint
 from hvd_imagenet.backend import Backend, State
 from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.config import Config
+from hvd_imagenet.config.flat import PLACES, flat
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.elastic import Elastic
 from hvd_imagenet.errors import CheckpointError, DataError, SettingsError
@@ -34,8 +35,6 @@ from hvd_imagenet.version import version
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
 WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
 WALK += ("data.mean", "data.std", "data.decoder.use_fast_idct", "stream.")
-PLACES = ("data.path", "data.cache_dir")  # settings that may differ from host to host
-TABLES = ("batch.global_size", "model.kwargs")  # settings that are tables, not groups of settings
 
 
 @dataclass
@@ -251,12 +250,3 @@ def check_same_walk(
                 f"--resume: the checkpoint is after {progress.step} steps and {progress.samples_seen} samples, where "
                 "these settings have no step; the data set, or when the batch grows, has changed"
             )
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    found = {}
-    for key, value in settings.items():
-        nested = isinstance(value, dict) and f"{prefix}{key}" not in TABLES
-        found.update(flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
-    return found

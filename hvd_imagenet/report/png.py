@@ -1,0 +1,79 @@
+"""A still picture of the report's first figure, for READMEs: errors and learning rate against epochs."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+from hvd_imagenet.report import curves
+from hvd_imagenet.report.arms import Arm
+from hvd_imagenet.report.colours import ARMS_ON_LIGHT, LIGHT, marker
+from hvd_imagenet.report.curves import Curve
+from hvd_imagenet.report.figures import longest, wants_log
+
+MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "triangle-down": "v",
+    "cross": "P",
+    "x": "X",
+}
+LONGEST_NAME = 48
+INSIDE = 6  # arms whose legend has room among the curves
+
+
+def png(arms: list[Arm], made_by: str) -> bytes:
+    """The picture of arms, as PNG.
+
+    Args:
+        made_by: stands in the file.
+    """
+    from matplotlib.figure import Figure  # a second: only where a picture is asked for
+
+    figure = Figure(figsize=(9 if len(arms) <= INSIDE else 13, 6.4), layout="constrained", facecolor=LIGHT["card"])
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    rates = [curves.sampled(longest(arm, "lr")) for arm in arms]
+    handles = []
+    for number, (arm, rate) in enumerate(zip(arms, rates, strict=True)):
+        colour = ARMS_ON_LIGHT[number % len(ARMS_ON_LIGHT)]
+        _curves(upper, curves.training_errors(arm.runs), color=colour, lw=1, ls=":")
+        signs = {"marker": MARKERS[marker(number)], "ms": 5, "markevery": (number % 7 / 70, 0.1)}
+        validation = [curves.validation_error(run) for run in arm.runs]
+        handles.append(_curves(upper, validation, color=colour, lw=1.8, **signs))
+        lower.plot(*rate, color=colour, lw=1.4, **signs)
+    upper.set(ylabel="top-1 error, %")
+    lower.set(xlabel="epoch", ylabel="learning rate", yscale="log" if wants_log(rates) else "linear")
+    for axes in (upper, lower):
+        axes.grid(color=LIGHT["grid"])
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    _legend(upper, handles, [arm.name for arm in arms], several=any(len(arm.runs) > 1 for arm in arms))
+    with warnings.catch_warnings(), io.BytesIO() as file:
+        warnings.simplefilter("ignore")  # of characters that the font has not, which are shown as boxes
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": made_by})
+        return file.getvalue()
+
+
+def _curves(axes: Any, of: list[Curve], **style: Any) -> Any:
+    """An arm's curves as their mean, with a band of two standard deviations; the line, for the legend."""
+    over = curves.spread(of)
+    axes.fill_between(
+        over.epochs, over.mean - 2 * over.std, over.mean + 2 * over.std, color=style["color"], alpha=0.18, lw=0
+    )
+    return axes.plot(over.epochs, over.mean, **style)[0]
+
+
+def _legend(axes: Any, handles: list[Any], names: list[str], several: bool) -> None:
+    """Names as they are: matplotlib takes what is between $ for mathematics, and leaves out what begins with _."""
+    shown = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+    title = "validation solid, training dotted" + (", mean ± 2 std" if several else "")
+    few = len(names) <= INSIDE
+    make, place = (axes.legend, "upper right") if few else (axes.figure.legend, "outside right upper")
+    signs = {"title": title, "frameon": False, "fontsize": 9, "title_fontsize": 9}
+    legend = make(handles, ["x"] * len(handles), loc=place, **signs)
+    for text, name in zip(legend.get_texts(), shown, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
