@@ -230,7 +230,5 @@ def test_it_is_a_setting(zero, zeroed):
     ]
     assert found == zeroed
     own = ModelSettings(f"{__name__}:own_in_keras", 4, zero_last_gamma=zero)
-    found = [
-        sum(not gamma.any() for gamma in gammas_of(keras_models.build(settings, 8))) for settings in (table, own)
-    ]
+    found = [sum(not gamma.any() for gamma in gammas_of(keras_models.build(settings, 8))) for settings in (table, own)]
     assert found == zeroed
