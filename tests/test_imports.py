@@ -50,6 +50,7 @@ FLOORS = {
     "export": 5,
     "bench": 5,
     "doctor": 5,
+    "study": 5,
 }
 # Rooms of one house that may use each other although they are on one floor.
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
@@ -59,7 +60,7 @@ NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"
 NEIGHBOURS |= {("gpu", "cores")}
 NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
-NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench")}
+NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench"), ("cli", "study")}
 # What is compared with, each in its own module, which runs in a process of its own.
 ALTERNATIVES = {"bench/loaders/torch_pil": {"torch"}, "bench/loaders/web_dataset": {"torch"}}
 ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}
