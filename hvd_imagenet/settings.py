@@ -11,7 +11,7 @@ import difflib
 import re
 import typing
 from argparse import SUPPRESS
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -174,21 +174,24 @@ def given(arguments: list[str], others: Iterable[str] = ()) -> dict[str, Any]:
         raise SettingsError(_in_one_line(str(error))) from None
 
 
-def combined(*layers: Mapping[str, Any]) -> Config:
-    """The settings that dotted keys and their values make, the later ones overriding the earlier.
+def combiner() -> Callable[..., Config]:
+    """A function from layers, {dotted key: value}, to the settings that they make, the later ones before the earlier.
 
-    Raises:
-        SettingsError: a wrong type, or a value out of range.
+    It raises SettingsError for a wrong type, or a value out of range.
     """
     made = jsonargparse.ArgumentParser(exit_on_error=False)
     made.add_class_arguments(Config, fail_untyped=True)
-    try:
-        options = made.instantiate(made.parse_object({key: layer[key] for layer in layers for key in layer}))
-        return Config(**{field.name: options[field.name] for field in dataclasses.fields(Config)})
-    except jsonargparse.ArgumentError as error:
-        raise SettingsError(_in_one_line(str(error))) from None
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
+
+    def combined(*layers: Mapping[str, Any]) -> Config:
+        try:
+            options = made.instantiate(made.parse_object({key: layer[key] for layer in layers for key in layer}))
+            return Config(**{field.name: options[field.name] for field in dataclasses.fields(Config)})
+        except jsonargparse.ArgumentError as error:
+            raise SettingsError(_in_one_line(str(error))) from None
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+
+    return combined
 
 
 def keys(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -80,6 +80,11 @@ def study_names() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
+def titles() -> dict[str, str]:
+    """What the studies are about that come with the package."""
+    return {name: _given(name)[1]["title"] for name in study_names()}
+
+
 def read(name: str, overrides: Settings) -> Study:
     """The study of that name or in that file.
 
@@ -89,6 +94,19 @@ def read(name: str, overrides: Settings) -> Study:
     Raises:
         SettingsError: there is none, or it is not right, in whatever arm.
     """
+    path, given = _given(name)
+    common = {**_base(given, name, path.parent), **_changes(given.get("settings"), f"{name}: settings")}
+    arms = _arms(given, name)
+    _check_overrides(overrides, arms)
+    seeds = _seeds(given.get("seeds"), name)
+    common |= overrides
+    configs = _configs(common, arms, name)
+    _require_different(configs, name)
+    return Study(path.stem, str(given.get("title", path.stem)), common, arms, configs, seeds)
+
+
+def _given(name: str) -> tuple[Path, Mapping[str, Any]]:
+    """A study's file, and what stands in it, as far as it is a study."""
     path = STUDIES / f"{name}.yaml" if name in study_names() else Path(name)
     try:
         given = settings.read_yaml(path, name)
@@ -102,14 +120,7 @@ def read(name: str, overrides: Settings) -> Study:
         if key not in KEYS:
             near = settings.nearest(str(key), KEYS)
             raise SettingsError(f"{name}: {key}: unknown key of a study{near}; a study has {', '.join(KEYS)}")
-    common = {**_base(given, name, path.parent), **_changes(given.get("settings", {}), f"{name}: settings")}
-    arms = _arms(given, name)
-    _check_overrides(overrides, arms)
-    seeds = _seeds(given.get("seeds"), name)
-    common |= overrides
-    configs = {arm: _combined(common, changes, f"{name}: arm {arm}") for arm, changes in arms.items()}
-    _require_different(configs, name)
-    return Study(path.stem, str(given.get("title", path.stem)), common, arms, configs, seeds)
+    return path, given
 
 
 def _base(given: Mapping[str, Any], name: str, folder: Path) -> Settings:
@@ -199,11 +210,15 @@ def _seeds(given: Any, name: str) -> list[int]:
     return given
 
 
-def _combined(common: Settings, changes: Settings, where: str) -> Config:
-    try:
-        return settings.combined(common, changes)
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from None
+def _configs(common: Settings, arms: dict[str, Settings], name: str) -> dict[str, Config]:
+    combined = settings.combiner()
+    configs = {}
+    for arm, changes in arms.items():
+        try:
+            configs[arm] = combined(common, changes)
+        except SettingsError as error:
+            raise SettingsError(f"{name}: arm {arm}: {error}") from None
+    return configs
 
 
 def _require_different(configs: dict[str, Config], name: str) -> None:

@@ -16,7 +16,7 @@ LOG_WIDTH = 120  # columns, where there is no terminal
 
 def list_studies() -> None:
     """Show the studies that come with the package."""
-    show(("study", "what"), [(name, definition.read(name, {}).title) for name in definition.study_names()])
+    show(("study", "what"), list(definition.titles().items()))
 
 
 def list_runs(folder: StudyFolder) -> None:
@@ -46,4 +46,6 @@ def show(columns: Iterable[str], rows: list[tuple[str, ...]], numbers: Iterable[
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
-    console.print(table, width=None if console.is_terminal else LOG_WIDTH)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    console.print(table)
