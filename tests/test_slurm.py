@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 from jobs import ALONE, Job, steps_saved, until
 from runs import RECIPE, closest, metrics, weights
 from slurm import Cluster, require_slurm
+from studies import NAMES, write_study
 
+from hvd_imagenet import cli
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.joining import require_company
 
@@ -171,6 +174,22 @@ def test_an_array_trains_each_seed_and_recipe_in_a_folder_of_its_own(cluster, su
 
 
 @pytest.mark.cluster
+def test_an_array_trains_the_runs_of_a_study(cluster, submit, image_folder, tmp_path):
+    """Submitted again it has nothing to do; the study's own command makes the table of what the tasks have left."""
+    file = write_study(tmp_path)
+    for _ in range(2):
+        job = submit(ARRAY, sbatch=["--array=0-3", "--nodes=2", "--ntasks=2"], STUDY="study.yaml", RUNS="out")
+        for task in range(4):
+            assert cluster.wait(f"{job}_{task}", "COMPLETED", "FAILED") == "COMPLETED"
+    results = {p.parent: json.loads(p.read_text()) for p in (tmp_path / "out").glob("*/*/result.json")}
+    assert sorted(str(run.relative_to(tmp_path / "out")) for run in results) == sorted(NAMES)
+    assert {(result["workers"], len(result["restarts"])) for result in results.values()} == {(2, 0)}
+    assert cli.main(["study", str(file), "--data.path", str(image_folder), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "table.md").read_text().count("2 of 2") == 2
+    assert {run: json.loads((run / "result.json").read_text()) for run in results} == results
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     ("framework", "srun", "environment"),
     [
@@ -295,6 +314,25 @@ def test_the_tasks_of_an_array_are_not_to_share_a_folder(options, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     said = "array.sbatch: --run: would be one folder for all tasks; give RUNS=FOLDER\n"
     assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_a_task_of_a_study_trains_what_the_study_says(tmp_path):
+    told = ["--config", "a b/arm/settings.yaml", "--seed", "2", "--run", "a b/arm/seed-2", "--resume", "auto"]
+    script = '#!/bin/bash\nprintf "%s\\n" "$@" >>{}\n{}'
+    says = " ".join(["[ -e done ] || printf '%s\n'", *map(shlex.quote, told)])
+    for name, text in (("hvd-imagenet", script.format("asked", says)), ("trains", script.format("trained", ""))):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = in_a_job(tmp_path, {**TASK, "STUDY": "warmup", "RUNS": "a b", "LAUNCHER": "trains", "VENV": "none"})
+    command = ["bash", ARRAY, "--data.path", "x y"]
+    assert subprocess.run(command, env=environment, cwd=tmp_path).returncode == 0
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["study", "warmup", "-o", "a b", "--data.path", "x y", "--task", "1"]
+    trained = (tmp_path / "trained").read_text().splitlines()
+    assert trained[:2] == ["hvd-imagenet", "train"] and trained[-len(told) :] == told
+    (tmp_path / "done").touch()
+    assert subprocess.run(command, env=environment, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "trained").read_text().splitlines() == trained  # it has a result: there is nothing to do
 
 
 def known():
