@@ -5,6 +5,7 @@ import functools
 import pytest
 import yaml
 from studies import STUDY, write_study
+from test_readme import README
 
 from hvd_imagenet import cli
 from hvd_imagenet.errors import SettingsError
@@ -337,3 +338,10 @@ def test_an_arm_is_summed_up(tmp_path):
     assert [(row.name, row.runs, row.std is None) for row in rows] == [("b", 1, True), ("a", 3, False)]
     assert [row.mean for row in rows] == pytest.approx([50, 12])
     assert rows[1].std == pytest.approx(7**0.5) and rows[1].values == pytest.approx([10, 11, 15])
+
+
+def test_the_readmes_study_is_right(tmp_path):
+    text = README.read_text().partition("```yaml\ntitle: ")[2].partition("```")[0]
+    (tmp_path / "my.yaml").write_text(f"title: {text}")
+    study = definition.read(str(tmp_path / "my.yaml"), {})
+    assert list(study.arms)[0] == "paper,reference=0.05" and len(study.arms) == 6
