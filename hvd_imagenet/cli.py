@@ -26,6 +26,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   data       make, verify and look at data sets: pack, verify, info, fashion-mnist
   report     runs compared, as one HTML file: errors, rate, speed, restarts, settings, table
   bench      how fast a part of a run is on this machine, beside what else there is: loader
+  study      many runs: arms of a recipe, seeds, and a table at the end
   doctor     what is wrong with installation, hosts, network or data, and what to do about it
 
   hvd-imagenet COMMAND --help says more about each; --version tells the version.
@@ -55,6 +56,7 @@ def main(arguments: list[str]) -> int:
         "data": data,
         "report": report,
         "bench": bench,
+        "study": study,
         "doctor": doctor,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -195,6 +197,12 @@ def report(arguments: list[str]) -> None:
 
 def bench(arguments: list[str]) -> None:
     from hvd_imagenet.bench import command
+
+    command.main(arguments)
+
+
+def study(arguments: list[str]) -> None:
+    from hvd_imagenet.study import command
 
     command.main(arguments)
 

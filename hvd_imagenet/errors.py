@@ -70,6 +70,12 @@ def in_one_line(message: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
+class StudyError(RunError):
+    """Runs of a study have failed; the others are done."""
+
+    exit_code = 1
+
+
 class UnfitError(RunError):
     """The doctor has found what would break a job; its report has said so."""
 

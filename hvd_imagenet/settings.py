@@ -11,7 +11,7 @@ import difflib
 import re
 import typing
 from argparse import SUPPRESS
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -85,6 +85,115 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
+def recipe(name: str, key: str = "--config", folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
+    """The file of a recipe, and its settings by their dotted keys.
+
+    Args:
+        name: of a recipe that comes with the package, or of a file.
+        key: what is to be blamed for a name that is none.
+        folder: that the file's name begins at.
+
+    Raises:
+        SettingsError: there is no such recipe, or it is not right.
+    """
+    path = RECIPES / f"{name}.yaml" if name in recipe_names() else folder / name
+    try:
+        return path, dict(leaves(read_yaml(path, f"{key}: {name}"), name))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{key}: {name}; no such file or recipe{nearest(name, recipe_names())}; "
+            f"the recipes are {', '.join(recipe_names())}"
+        ) from None
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """What stands in a YAML file, in which no key may be given twice.
+
+    Args:
+        what: begins the message of an error.
+
+    Raises:
+        SettingsError: it cannot be read.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return yaml.load(path.read_text(), _UniqueKeys)
+    except IsADirectoryError:
+        raise FileNotFoundError(path) from None
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{what}; cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{what}; not valid YAML ({_in_one_line(str(error))})") from None
+
+
+def leaves(settings: Any, where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of each of some settings, which are nested, have dotted keys, or both.
+
+    Args:
+        where: they stand, such as a file's name.
+
+    Raises:
+        SettingsError: an unknown key, a group that is none, or no value.
+    """
+    known = dict(keys())
+    if settings is None:
+        raise SettingsError(f"{where}: {prefix.rstrip('.') or 'the file'}: is empty; give settings, key: value")
+    if not isinstance(settings, Mapping):
+        raise SettingsError(f"{where}: {prefix.rstrip('.') or 'the file'}: {settings!r}; give a mapping, key: value")
+    for key, value in settings.items():
+        dotted = f"{prefix}{key}"
+        if dotted not in known:
+            raise SettingsError(f"{where}: {dotted}: unknown setting{nearest(dotted, known)}")
+        if dataclasses.is_dataclass(known[dotted]):
+            yield from leaves(value, where, f"{dotted}.")
+        elif value is None and NoneType not in typing.get_args(known[dotted]):
+            raise SettingsError(f"{where}: {dotted}: has no value; give {_described(known[dotted])}")
+        else:
+            yield dotted, value
+
+
+def given(arguments: list[str], others: Iterable[str] = ()) -> dict[str, Any]:
+    """The settings that a command line gives as --dotted.key value, by their keys; no defaults.
+
+    Args:
+        others: options of the command itself, one of which may be meant by a mistyped one.
+
+    Raises:
+        SettingsError: an unknown key, or a wrong type.
+    """
+    made = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    made.add_class_arguments(Config, fail_untyped=True)
+    for argument in arguments:
+        if argument.startswith("--"):
+            _check_option(made, argument.partition("=")[0], others)
+    try:
+        return vars(made.parse_args(arguments, defaults=False).as_flat())
+    except jsonargparse.ArgumentError as error:
+        raise SettingsError(_in_one_line(str(error))) from None
+
+
+def combiner() -> Callable[..., Config]:
+    """A function from layers, {dotted key: value}, to the settings that they make, the later ones before the earlier.
+
+    It raises SettingsError for a wrong type, or a value out of range.
+    """
+    made = jsonargparse.ArgumentParser(exit_on_error=False)
+    made.add_class_arguments(Config, fail_untyped=True)
+
+    def combined(*layers: Mapping[str, Any]) -> Config:
+        try:
+            options = made.instantiate(made.parse_object({key: layer[key] for layer in layers for key in layer}))
+            return Config(**{field.name: options[field.name] for field in dataclasses.fields(Config)})
+        except jsonargparse.ArgumentError as error:
+            raise SettingsError(_in_one_line(str(error))) from None
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+
+    return combined
+
+
 def keys(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted name and type of every setting; groups included, with their dataclass as the type."""
     for name, field_type in typing.get_type_hints(kind).items():
@@ -100,9 +209,9 @@ def _checked(made: jsonargparse.ArgumentParser, arguments: list[str]) -> list[st
     for argument in arguments:
         option, equals, value = argument.partition("=")
         if previous == "--config":
-            argument = str(_config_file(argument))
+            argument = str(recipe(argument)[0])
         elif option == "--config" and equals:
-            argument = f"--config={_config_file(value)}"
+            argument = f"--config={recipe(value)[0]}"
         elif option.startswith("--"):
             _check_option(made, option)
         checked.append(argument)
@@ -110,46 +219,12 @@ def _checked(made: jsonargparse.ArgumentParser, arguments: list[str]) -> list[st
     return checked
 
 
-def _config_file(name: str) -> Path:
-    path = RECIPES / f"{name}.yaml"
-    if name not in recipe_names():
-        path = Path(name)
-    try:
-        _check_keys(yaml.load(path.read_text(), _UniqueKeys), name)
-    except (FileNotFoundError, IsADirectoryError):
-        raise SettingsError(
-            f"--config: {name}; no such file or recipe{_nearest(name, recipe_names())}; "
-            f"the recipes are {', '.join(recipe_names())}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--config: {name}; cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--config: {name}; not valid YAML ({_in_one_line(str(error))})") from None
-    return path
-
-
-def _check_keys(settings: Any, file: str, prefix: str = "") -> None:
-    known = dict(keys())
-    if settings is None:
-        raise SettingsError(f"{file}: {prefix.rstrip('.') or 'the file'}: is empty; give settings, key: value")
-    if not isinstance(settings, Mapping):
-        raise SettingsError(f"{file}: {prefix.rstrip('.') or 'the file'}: {settings!r}; give a mapping, key: value")
-    for key, value in settings.items():
-        dotted = f"{prefix}{key}"
-        if dotted not in known:
-            raise SettingsError(f"{file}: {dotted}: unknown setting{_nearest(dotted, known)}")
-        if dataclasses.is_dataclass(known[dotted]):
-            _check_keys(value, file, f"{dotted}.")
-        elif value is None and NoneType not in typing.get_args(known[dotted]):
-            raise SettingsError(f"{file}: {dotted}: has no value; give {_described(known[dotted])}")
-
-
-def _check_option(made: jsonargparse.ArgumentParser, option: str) -> None:
-    known = list(made._option_string_actions)
+def _check_option(made: jsonargparse.ArgumentParser, option: str, others: Iterable[str] = ()) -> None:
+    known = [*others, *made._option_string_actions]
     if option[2:] in _groups():
         raise SettingsError(f"{option}: a group of settings; give them one by one, such as {option}.{_first(option)}")
     if option not in known:
-        raise SettingsError(f"{option}: unknown option{_nearest(option, known)}; --help lists all")
+        raise SettingsError(f"{option}: unknown option{nearest(option, known)}; --help lists all")
 
 
 def _groups() -> list[str]:
@@ -160,7 +235,7 @@ def _first(group: str) -> str:
     return next(key for key, _ in keys() if key.startswith(f"{group[2:]}.")).split(".")[-1]
 
 
-def _nearest(word: str, known: typing.Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """ "; did you mean ...?" for the known word nearest to a mistyped one, by the whole name or its last part."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)

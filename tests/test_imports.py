@@ -51,6 +51,7 @@ FLOORS = {
     "bench": 5,
     "doctor": 5,
     "report": 5,
+    "study": 5,
 }
 # Rooms of one house that may use each other although they are on one floor.
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
@@ -61,7 +62,7 @@ NEIGHBOURS |= {("gpu", "cores")}
 NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
 NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench")}
-NEIGHBOURS |= {("cli", "report")}
+NEIGHBOURS |= {("cli", "report"), ("cli", "study"), ("study", "report")}
 # What is compared with, each in its own module, which runs in a process of its own.
 ALTERNATIVES = {"bench/loaders/torch_pil": {"torch"}, "bench/loaders/web_dataset": {"torch"}}
 ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}

@@ -10,6 +10,9 @@ import pytest
 from jobs import ALONE, Job, steps_saved
 from runs import RECIPE, closest, metrics, weights
 from slurm import Cluster, require_slurm
+from studies import NAMES, write_study
+
+from hvd_imagenet import cli
 
 ROOT = Path(__file__).parents[1]
 TRAIN, ARRAY = (ROOT / "launch" / "slurm" / f"{name}.sbatch" for name in ("train", "array"))
@@ -163,6 +166,22 @@ def test_an_array_trains_each_seed_and_recipe_in_a_folder_of_its_own(cluster, su
     results = {p.parent.name: json.loads(p.read_text())["epochs"] for p in (tmp_path / "study").glob("*/result.json")}
     assert results == {"short-seed-0": 1.2, "recipe-seed-1": 3.2}
     assert "\nseed: 1\n" in (tmp_path / "study" / "recipe-seed-1" / "config.yaml").read_text()
+
+
+@pytest.mark.cluster
+def test_an_array_trains_the_runs_of_a_study(cluster, submit, image_folder, tmp_path):
+    """Submitted again it has nothing to do; the study's own command makes the table of what the tasks have left."""
+    file = write_study(tmp_path)
+    for _ in range(2):
+        job = submit(ARRAY, sbatch=["--array=0-3", "--nodes=2", "--ntasks=2"], STUDY="study.yaml", RUNS="out")
+        for task in range(4):
+            assert cluster.wait(f"{job}_{task}", "COMPLETED", "FAILED") == "COMPLETED"
+    results = {p.parent: json.loads(p.read_text()) for p in (tmp_path / "out").glob("*/*/result.json")}
+    assert sorted(str(run.relative_to(tmp_path / "out")) for run in results) == sorted(NAMES)
+    assert {(result["workers"], len(result["restarts"])) for result in results.values()} == {(2, 0)}
+    assert cli.main(["study", str(file), "--data.path", str(image_folder), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "table.md").read_text().count("2 of 2") == 2
+    assert {run: json.loads((run / "result.json").read_text()) for run in results} == results
 
 
 @pytest.mark.cluster

@@ -1,6 +1,7 @@
 """The batch scripts without Slurm: what they refuse, pass on and requeue; and tasks that are left alone."""
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -113,6 +114,25 @@ def test_the_tasks_of_an_array_are_not_to_share_a_folder(options, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     said = "array.sbatch: --run: would be one folder for all tasks; give RUNS=FOLDER\n"
     assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_a_task_of_a_study_trains_what_the_study_says(tmp_path):
+    told = ["--config", "a b/arm/settings.yaml", "--seed", "2", "--run", "a b/arm/seed-2", "--resume", "auto"]
+    script = '#!/bin/bash\nprintf "%s\\n" "$@" >>{}\n{}'
+    says = " ".join(["[ -e done ] || printf '%s\n'", *map(shlex.quote, told)])
+    for name, text in (("hvd-imagenet", script.format("asked", says)), ("trains", script.format("trained", ""))):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = in_a_job(tmp_path, {**TASK, "STUDY": "warmup", "RUNS": "a b", "LAUNCHER": "trains", "VENV": "none"})
+    command = ["bash", ARRAY, "--data.path", "x y"]
+    assert subprocess.run(command, env=environment, cwd=tmp_path).returncode == 0
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["study", "warmup", "-o", "a b", "--data.path", "x y", "--task", "1"]
+    trained = (tmp_path / "trained").read_text().splitlines()
+    assert trained[:2] == ["hvd-imagenet", "train"] and trained[-len(told) :] == told
+    (tmp_path / "done").touch()
+    assert subprocess.run(command, env=environment, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "trained").read_text().splitlines() == trained  # it has a result: there is nothing to do
 
 
 def known():

@@ -7,10 +7,13 @@ import torch
 from keras import layers
 from torch import nn
 
+from hvd_imagenet.config import ModelSettings
+from hvd_imagenet.keras import model as keras_models
 from hvd_imagenet.keras.initial import zero_last_gamma as zero_in_keras
 from hvd_imagenet.keras.model import build_model as build_in_keras
 from hvd_imagenet.keras.names import named_parameters
 from hvd_imagenet.models.spec import RESNETS
+from hvd_imagenet.torch import model as torch_models
 from hvd_imagenet.torch.initial import zero_last_gamma
 from hvd_imagenet.torch.model import build_model
 
@@ -204,3 +207,28 @@ def test_tracing_leaves_no_trace():
     model = Counting()
     assert zero_last_gamma(model) == 1
     assert model.calls == 0 and model.last == 0 and not model.block.branch[3].weight.any()
+
+
+def own_in_torch():
+    """A user's own, of one block."""
+    return nn.Sequential(Block(lambda _, y, x: y + x), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+
+
+def own_in_keras():
+    block = block_in_keras(lambda y, x: layers.Add()([y, x]))
+    return keras.Sequential([block, layers.GlobalAveragePooling2D(), layers.Dense(4)])
+
+
+@pytest.mark.parametrize(("zero", "zeroed"), [(True, [3, 1]), (False, [0, 0])])
+def test_it_is_a_setting(zero, zeroed):
+    """Of a run's network, of the table (a block in each of three stages) or the user's own, in both frameworks."""
+    table = ModelSettings("resnet8", 4, zero_last_gamma=zero)
+    own = ModelSettings(f"{__name__}:own_in_torch", 4, zero_last_gamma=zero)
+    found = [
+        sum(isinstance(layer, nn.BatchNorm2d) and not layer.weight.any() for layer in network.modules())
+        for network in (torch_models.build(settings, 8) for settings in (table, own))
+    ]
+    assert found == zeroed
+    own = ModelSettings(f"{__name__}:own_in_keras", 4, zero_last_gamma=zero)
+    found = [sum(not gamma.any() for gamma in gammas_of(keras_models.build(settings, 8))) for settings in (table, own)]
+    assert found == zeroed

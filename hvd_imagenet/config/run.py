@@ -33,11 +33,14 @@ class ModelSettings:
             or resnet56 for small images; or package.module:function, which makes one of your own.
         classes: number of classes.
         kwargs: what your own function is called with, a table {name: value}.
+        zero_last_gamma: whether gamma of the last batch normalisation of each residual block starts at 0, so that the
+            block starts as the identity (section 5.1); else at 1.
     """
 
     name: str = "resnet50"
     classes: int = 1000
     kwargs: dict = field(default_factory=dict)  # not dict[str, Any], in which jsonargparse takes "1" for 1
+    zero_last_gamma: bool = True
 
     def __post_init__(self):
         if self.own:

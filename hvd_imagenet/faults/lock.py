@@ -70,6 +70,17 @@ class RunLock:
             raise SettingsError(f"--run: {folder}; cannot be written ({error.strerror}); name another") from None
         threading.Thread(target=self._keep_beating, name="lock", daemon=True).start()
 
+    def in_use(self) -> bool:
+        """Whether a job holds the folder; nothing is written, and the folder need not be there.
+
+        Of a job on another machine that is gone this is found out by asking again, for some seconds.
+        """
+        try:
+            with self._path.open("r+") as self._file:  # flock goes with it; a job that is just waiting asks again
+                return not self._free()
+        except FileNotFoundError:
+            return False
+
     def _taken(self) -> bool:
         """Write who holds the folder from now on; whether nobody else has done so at the same time."""
         me = {"host": socket.gethostname(), "pid": os.getpid(), "boot": _boot(), "token": secrets.token_hex(8)}

@@ -20,10 +20,10 @@ def build(settings: ModelSettings, image_size: int, seed: int = 0) -> keras.Mode
     """
     if settings.own:
         return build_own(settings, image_size, seed)
-    return build_model(settings.name, settings.classes, seed)
+    return build_model(settings.name, settings.classes, seed, settings.zero_last_gamma)
 
 
-def build_model(name: str, classes: int, seed: int = 0) -> keras.Model:
+def build_model(name: str, classes: int, seed: int = 0, zero_last_gamma: bool = True) -> keras.Model:
     """A network of the table with the paper's initial values; images (n, height, width, 3) to scores (n, classes).
 
     Layers have the neutral names of torchvision's modules, as ``hvd_imagenet.keras.names`` reads them.
@@ -34,7 +34,7 @@ def build_model(name: str, classes: int, seed: int = 0) -> keras.Model:
     spec = RESNETS[name]
     model = _network(spec, classes)
     parameters = named_parameters(model)
-    for parameter, value in initial_parameters(spec, classes, seed):
+    for parameter, value in initial_parameters(spec, classes, seed, zero_last_gamma):
         parameters[parameter].assign(value)
     return model
 

@@ -34,8 +34,9 @@ def build_own(settings: ModelSettings, image_size: int, seed: int) -> keras.Mode
     own.require_kind(settings.name, model, keras.Model, "keras")
     _try_out(settings, model, image_size)
     _require_trainable(settings.name, model)
-    with suppress(ValueError):  # a network that nobody can see into starts as it is
-        zero_last_gamma(model)
+    if settings.zero_last_gamma:
+        with suppress(ValueError):  # a network that nobody can see into starts as it is
+            zero_last_gamma(model)
     return model
 
 

@@ -26,11 +26,13 @@ def build(
     """
     if settings.own:
         return build_own(settings, image_size, seed, dtype, torch.device(device))
-    model = build_model(settings.name, settings.classes, seed, dtype)
+    model = build_model(settings.name, settings.classes, seed, dtype, settings.zero_last_gamma)
     return model.to(device, memory_format=torch.channels_last)
 
 
-def build_model(name: str, classes: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+def build_model(
+    name: str, classes: int, seed: int = 0, dtype: torch.dtype = torch.float32, zero_last_gamma: bool = True
+) -> nn.Module:
     """A network of the table with the paper's initial values; images (n, 3, height, width) to scores (n, classes).
 
     Parameter names and shapes are torchvision's.
@@ -42,7 +44,7 @@ def build_model(name: str, classes: int, seed: int = 0, dtype: torch.dtype = tor
     model = TorchResNet(spec, classes).to(dtype)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for parameter, value in initial_parameters(spec, classes, seed):
+        for parameter, value in initial_parameters(spec, classes, seed, zero_last_gamma):
             parameters[parameter].copy_(torch.from_numpy(value))
     return model
 

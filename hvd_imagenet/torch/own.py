@@ -33,8 +33,9 @@ def build_own(
     model = model.to(device, memory_format=torch.preserve_format if volumes else torch.channels_last)
     model = model.double() if dtype == torch.float64 else model.float()  # `to` would do so to complex numbers, too
     _try_out(settings, model, image_size)
-    with suppress(ValueError):  # a network that nobody can see into starts as it is
-        zero_last_gamma(model)
+    if settings.zero_last_gamma:
+        with suppress(ValueError):  # a network that nobody can see into starts as it is
+            zero_last_gamma(model)
     return model
 
 
