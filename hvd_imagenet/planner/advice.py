@@ -78,7 +78,7 @@ def _slow_links(run: Run) -> Iterator[str]:
     if step.exposed > SLOW * step.seconds and run.cluster.nodes > 1:
         yield (
             f"--network: {bits_per_second(run.cluster.network.rate)}; {step.exposed / step.seconds:.0%} of a step "
-            "waits for the all-reduce; with fewer workers, or a larger batch, there is more to compute between two of them"
+            "waits for the all-reduce; fewer workers, or a larger batch, have more to compute between two of them"
         )
 
 
