@@ -29,13 +29,15 @@ def plot(run: Run, path: Path) -> None:
     upper.set(ylabel="speed-up over one worker", xscale="log", yscale="log")
     lower.plot(workers, [100 * other.efficiency for other in runs], color="#0072b2", marker="o")
     lower.set(xlabel="workers", ylabel="efficiency, %", ylim=(0, 105))
-    lower.set_xticks(workers, [f"{count:,}" for count in workers])
-    lower.minorticks_off()
+    shown = [f"{count:,}" for count in workers]
+    lower.set_xticks(workers, shown)
+    upper.set_yticks(workers, shown)
     planned = run.cluster.workers
     upper.plot([planned], [run.efficiency * planned], "o", color="#d55e00", markersize=10, label=f"{planned:,} workers")
     upper.set_title(f"{run.config.model.name}, {run.cluster.per_node} to a node")
     upper.legend(frameon=False)
     for axes in (upper, lower):
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     try:
