@@ -119,6 +119,14 @@ def test_what_is_shown(capsys):
     assert "--storage" not in said[said.index("assumed") :] and "(--spread)" in said[said.index("assumed") :]
 
 
+def test_names_of_files_are_shown_as_they_are(capsys, tmp_path):
+    (tmp_path / "[red]:tada:.json").write_text(
+        '{"bench": "step", "results": {"images_per_second": 320, "micro_size": 32}}'
+    )
+    said = shown(capsys, *PAPER, "--bench", str(tmp_path / "[red]:tada:.json"))
+    assert "100 ms for a micro-batch, from " in said and "[red]:tada:.json" in said
+
+
 def test_all_workers_are_assumed_that_share_a_step(capsys):
     found = plan(capsys, "--config", "resnet50_8k")
     assert found["cluster"]["workers"] == 256 and found["cluster"]["per_node"] == 8

@@ -232,3 +232,9 @@ def test_a_run_of_a_network_of_ones_own(tmp_path):
     run = a_run(tmp_path / "run", "--model.name", "mine:net", steps=[(256, 100, {})])
     with pytest.raises(SettingsError, match="trains mine:net, none of the table's; give --step-ms"):
         seconds_of(measured.read([run]).steps)
+
+
+def test_a_run_in_another_precision(tmp_path):
+    run = a_run(tmp_path / "run", "--precision", "bf16", steps=[(256, 100, {})])
+    with pytest.raises(SettingsError, match="run; is in bf16; plan with --precision bf16, or give --step-ms"):
+        seconds_of(measured.read([run]).steps)

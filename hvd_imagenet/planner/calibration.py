@@ -23,11 +23,15 @@ def micro_batch_seconds(steps: Steps, config: Config, links: Cluster, transport:
 
     Raises:
         SettingsError: over these links, the all-reduce alone takes longer than the steps did; or the network is none
-            of the table.
+            of the table, or was trained in another precision.
     """
     was = steps.config or config
     if was.model.own:
         raise SettingsError(f"--bench: {steps.source}; trains {was.model.name}, none of the table's; give --step-ms")
+    if was.precision != config.precision:
+        raise SettingsError(
+            f"--bench: {steps.source}; is in {was.precision}; plan with --precision {was.precision}, or give --step-ms"
+        )
     network = Network.of(was)
     cluster = links.of(steps.workers, steps.workers // steps.nodes)
 

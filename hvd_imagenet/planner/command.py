@@ -60,8 +60,8 @@ def main(arguments: list[str]) -> None:
     if given.json:
         print(page.as_json(run, assumed))
         return
-    console = Console(highlight=False)
-    page.show(run, assumed, console if console.is_terminal else Console(highlight=False, width=WIDTH))
+    width = None if Console().is_terminal else WIDTH
+    page.show(run, assumed, Console(highlight=False, markup=False, emoji=False, width=width))
 
 
 def _values_joined(arguments: list[str]) -> list[str]:

@@ -66,6 +66,7 @@ def planned(options: Any, config: Config, environment: Mapping[str, str]) -> tup
     network = Network.of(config)
     if known.steps:
         seconds = micro_batch_seconds(known.steps, config, cluster, transport, spread)
+        given.assume(seconds, f"{units.milliseconds(seconds)} for a micro-batch, from {known.steps.source}")
     else:
         seconds = _step_seconds(given, config, network)
     speed = Speed(seconds, spread, _image(given, config), _storage(given), known.loader)
