@@ -23,6 +23,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   evaluate   evaluate a run's newest checkpoint
   export     write a run's newest checkpoint for torchvision, Keras or ONNX
   schedule   the plan of a run: batch size and learning rate, before any work
+  plan       what a run will take on a cluster: time, all-reduce, data rate, memory
   data       make, verify and look at data sets: pack, verify, info, fashion-mnist
   report     runs compared, as one HTML file: errors, rate, speed, restarts, settings, table
   bench      how fast a part of a run is on this machine, beside what else there is: loader
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> int:
         "evaluate": evaluate,
         "export": export,
         "schedule": schedule,
+        "plan": plan,
         "data": data,
         "report": report,
         "bench": bench,
@@ -181,6 +183,12 @@ def schedule(arguments: list[str]) -> None:
         print(f"{options.plot}: written", file=sys.stderr)
     if not options.csv and not options.plot:
         view.print_table(policy)
+
+
+def plan(arguments: list[str]) -> None:
+    from hvd_imagenet.planner import command
+
+    command.main(arguments)
 
 
 def data(arguments: list[str]) -> None:

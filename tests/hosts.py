@@ -147,6 +147,10 @@ class Hosts:
             _ip("-n", self._switch, "link", "set", device, "master", bridge, "up")
         _ip("-n", self._switch, "link", "set", f"{name}-port", "up")
 
+    def bind(self, name: str, cores: list[int]) -> None:
+        """Keep all that is started on a host from now on, by ssh, to some cores."""
+        psutil.Process(self._first(name)).cpu_affinity(cores)
+
     def set_keys(self, name: str, known: bool) -> None:
         """Whether a host lets anybody in."""
         key = (self._folder / "key.pub").read_text()

@@ -52,6 +52,7 @@ FLOORS = {
     "doctor": 5,
     "report": 5,
     "study": 5,
+    "planner": 5,
 }
 # Rooms of one house that may use each other although they are on one floor.
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
@@ -63,6 +64,7 @@ NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
 NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench")}
 NEIGHBOURS |= {("cli", "report"), ("cli", "study"), ("study", "report")}
+NEIGHBOURS |= {("cli", "planner"), ("planner", "schedule")}
 # What is compared with, each in its own module, which runs in a process of its own.
 ALTERNATIVES = {"bench/loaders/torch_pil": {"torch"}, "bench/loaders/web_dataset": {"torch"}}
 ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}
@@ -159,7 +161,7 @@ def test_every_way_to_import_is_seen(line):
 
 def test_importing_the_package_imports_no_framework():
     named = "hvd_imagenet, hvd_imagenet.cli, hvd_imagenet.settings, hvd_imagenet.bench.command, "
-    named += "hvd_imagenet.doctor.command, hvd_imagenet.report.command"
+    named += "hvd_imagenet.doctor.command, hvd_imagenet.report.command, hvd_imagenet.planner.command"
     program = f"import sys, {named}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not FRAMEWORKS & set(loaded)

@@ -1,0 +1,27 @@
+"""How much memory a worker's part of a step takes: the GPU's, or the host's where there is none."""
+
+from __future__ import annotations
+
+from hvd_imagenet.planner.step import Step
+
+DECODED_AHEAD = 7  # micro-batches: 3 in DALI, 2 that wait for the training, 2 that the device may still read
+IMAGE_ELEMENT, COLOURS = 4, 3  # decoded images are float32
+COPIES = {"weights": 1, "gradients": 1, "momentum": 1}
+
+
+def memory(step: Step, image_size: int) -> dict[str, float]:
+    """Bytes by what they are for.
+
+    Counted are weights, gradients and momentum; what the forward of a micro-batch keeps for its backward (what each
+    convolution, ReLU and max-pooling gives); decoded images, ahead of the training and in use; and Horovod's fusion
+    buffer. What the frameworks and CUDA take for themselves, cuDNN's workspaces and DALI's decoders come on top.
+    """
+    network = step.network
+    values = sum(layer.saved for layer in network.costs) * network.activation
+    others = sum(layer.saved_bytes for layer in network.costs)
+    counted = {what: float(copies * network.gradient_bytes) for what, copies in COPIES.items()}
+    counted["activations"] = float(step.images * (values + others))
+    counted["decoded images"] = float(DECODED_AHEAD * step.images * COLOURS * IMAGE_ELEMENT * image_size**2)
+    if step.cluster.workers > 1:
+        counted["fusion buffer"] = float(step.transport.fusion)
+    return counted

@@ -1,0 +1,105 @@
+"""How Horovod sums gradients over the workers: in cycles, fused, by NCCL, Gloo or MPI, beside the backward."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from hvd_imagenet.planner import units
+from hvd_imagenet.planner.allreduce import ALGORITHMS
+from hvd_imagenet.planner.cluster import Cluster, Link
+
+WORD = 8  # bytes, of the bits by which workers tell each other in each cycle what is ready
+FUSION_MIB, FUSION_VARIABLE = 128, "HOROVOD_FUSION_THRESHOLD"  # Horovod's default; the variable is in bytes
+CYCLE_VARIABLE = "HOROVOD_CYCLE_TIME"  # milliseconds
+
+
+@dataclass(frozen=True)
+class Transport:
+    """What sums the gradients.
+
+    Attributes:
+        name: as Horovod's documentation has it.
+        algorithms: names in `ALGORITHMS`; of several, it takes the fastest for the size at hand.
+        blocks: Horovod's thread waits for each sum: what gets ready meanwhile is fused into the next one. Otherwise
+            the sums of many cycles wait in a queue of the GPU's.
+        cycle: seconds from one look at what is ready to the next, at least.
+        fusion: bytes that are summed in one go, at most.
+        inside: the link between workers of a node where nothing else is said.
+    """
+
+    name: str
+    algorithms: tuple[str, ...]
+    blocks: bool
+    cycle: float
+    inside: Link
+    fusion: int = FUSION_MIB * 2**20
+
+    def seconds(self, cluster: Cluster, count: float) -> float:
+        """How long one all-reduce of so many bytes takes by itself."""
+        return min(ALGORITHMS[name](cluster, count) for name in self.algorithms)
+
+    def algorithm(self, cluster: Cluster, count: float) -> str:
+        """The algorithm that it takes for so many bytes."""
+        return min(self.algorithms, key=lambda name: ALGORITHMS[name](cluster, count))
+
+    def finished(self, cluster: Cluster, tensors: Iterable[tuple[float, int]]) -> float:
+        """When all tensors are summed.
+
+        Every cycle begins with an all-reduce of some bits, by which the workers find out what is ready on all of them;
+        that is fused up to the limit, and summed. What gets ready while Horovod is idle waits for half a cycle, on the
+        mean. The sums go one after the other.
+
+        Args:
+            tensors: when each is ready, in seconds, and its bytes; in the order of time.
+        """
+        waiting, look, end = deque(tensors), 0.0, 0.0
+        if cluster.workers == 1:
+            return waiting[-1][0] if waiting else 0.0
+        while waiting:
+            look = max(look, waiting[0][0] + self.cycle / 2)
+            taken = []
+            while waiting and waiting[0][0] <= look:
+                taken.append(waiting.popleft()[1])
+            agreed = look + self.seconds(cluster, WORD)
+            for count in fused(taken, self.fusion):
+                end = max(end, agreed) + self.seconds(cluster, count)
+            look = max(look + self.cycle, end if self.blocks else agreed)
+        return end
+
+
+def fused(sizes: list[int], limit: int) -> list[int]:
+    """Tensors put together in their order, as long as they fit; one that is larger than the limit goes alone."""
+    together: list[int] = []
+    for count in sizes:
+        if together and together[-1] + count <= limit:
+            together[-1] += count
+        else:
+            together.append(count)
+    return together
+
+
+def as_set(transport: Transport, environment: Mapping[str, str]) -> Transport:
+    """A transport as the job's environment sets it, if it does.
+
+    Raises:
+        SettingsError: to what makes no sense.
+    """
+    if FUSION_VARIABLE in environment:
+        remedy = "give a number of bytes from 0 on"
+        fusion = units.number(FUSION_VARIABLE, environment[FUSION_VARIABLE], remedy, zero=True)
+        transport = replace(transport, fusion=int(fusion))
+    if CYCLE_VARIABLE in environment:
+        remedy = "give a number of milliseconds from 0 on"
+        cycle = units.number(CYCLE_VARIABLE, environment[CYCLE_VARIABLE], remedy, zero=True)
+        transport = replace(transport, cycle=cycle / 1000)
+    return transport
+
+
+# PCIe 3.0 between GPUs; for CPUs, what was measured between processes of one machine.
+TRANSPORTS = {
+    "nccl": Transport("NCCL", tuple(ALGORITHMS), False, 1e-3, Link(10e-6, 12e9)),
+    "mpi": Transport("MPI", ("ring", "halving/doubling"), True, 5e-3, Link(10e-6, 2e9)),
+    "gloo": Transport("Gloo", ("ring",), True, 5e-3, Link(50e-6, 1e9)),
+}
