@@ -243,14 +243,14 @@ def test_an_arm_is_named_by_few_settings_and_else_by_its_folder(tmp_path):
 
 
 def test_keys_are_as_short_as_they_can_be():
-    keys = ["lr.warmup.kind", "lr.schedule.kind", "epochs", "lr.warmup.epochs", "batch.micro_size", "xbatch.sizes"]
+    keys = ["lr.warmup.kind", "lr.schedule.kind", "epochs", "lr.warmup.epochs", "batch.micro_size", "model.name"]
     assert list(arms.short(keys).values()) == [
         "warmup.kind",
         "schedule.kind",
         "epochs",
         "warmup.epochs",
         "micro_size",
-        "sizes",
+        "model.name",
     ]
 
 

@@ -108,6 +108,22 @@ def test_every_figure_is_drawn_and_nothing_is_asked_for(browser, file, width, th
         assert overlong == 0
 
 
+def test_a_finger_on_a_figure_scrolls_the_page(browser, file):
+    with Opened(browser, file, 390) as opened:
+        page = opened.page
+        page.wait_for_selector("html[data-drawn]")
+        page.locator("#plot-rate").scroll_into_view_if_needed()
+        place, before = page.locator("#plot-rate").bounding_box(), page.evaluate("scrollY")
+        finger = page.context.new_cdp_session(page)
+        x, y = place["x"] + 150, place["y"] + 150
+        finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+        for moved in range(10, 160, 10):
+            finger.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x, "y": y - moved}]})
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_function(f"scrollY > {before} + 100")
+        assert page.evaluate("document.getElementById('plot-rate').layout.xaxis.range[1]") > 7
+
+
 def test_the_theme_can_be_changed_and_follows_the_system(opened):
     page = opened.page
     assert arm_colour(page, "error", 2) == rgb(colours.ARMS_ON_LIGHT[2])

@@ -17,6 +17,7 @@ from hvd_imagenet.report.accounts import plain
 from hvd_imagenet.report.run import Run
 
 NOT_COMPARED = ("seed", *PLACES)
+VAGUE = ("name", "reference", "window", "limit")  # last parts of keys that say nothing alone
 IN_A_NAME = 3  # settings at most; more say less than the folder's name
 MISSING = "not given"
 
@@ -117,11 +118,12 @@ def differing(settings: list[dict[str, Any]]) -> list[str]:
 
 
 def short(keys: list[str]) -> dict[str, str]:
-    """For each dotted key, its last parts: as many as tell it from all others."""
+    """For each dotted key, its last parts: as many as tell it from all others, and what it is of."""
     found = {}
     for key in keys:
         parts = key.split(".")
-        endings = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+        shortest = 2 if parts[-1] in VAGUE and len(parts) > 1 else 1
+        endings = [".".join(parts[-length:]) for length in range(shortest, len(parts) + 1)]
         found[key] = next(end for end in endings if end == key or sum(f".{k}".endswith(f".{end}") for k in keys) == 1)
     return found
 

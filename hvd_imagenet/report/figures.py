@@ -28,7 +28,6 @@ class Figure(NamedTuple):
         title, caption: what it shows, for all; label: for those who do not see it.
         plot: data and layout, as Plotly takes them.
         key: what its colours or lines mean, beside those of the arms: a style of the page, and words.
-        wide: whether it wants the whole width of the page.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Figure(NamedTuple):
     label: str
     plot: dict[str, Any]
     key: dict[str, str] = {}
-    wide: bool = False
 
 
 def figures(arms: list[Arm], restarts: list[Restart]) -> list[Figure]:
@@ -69,7 +67,6 @@ def error(arms: list[Arm], restarts: list[Restart]) -> Figure:
         "Training and validation top-1 error in percent against epochs; the table of results has the final values.",
         over_epochs(data + _marks(restarts) if data else [], "top-1 error, %", height=460, **_second_axis(restarts)),
         {"solid": "validation", "dotted": "training"} | ({"restart": "restart"} if restarts else {}),
-        wide=True,
     )
 
 
@@ -155,7 +152,7 @@ def classes(arms: list[Arm]) -> Figure:
     plot = plots.figure(data, **axes, height=max(220, 90 + 24 * len(worst)))
     which = f"The {len(worst)} hardest of {len(errors):,} classes" if len(errors) > len(worst) else "All classes"
     caption = f"{which}, as hvd-imagenet evaluate has found; a mark for each run."
-    return Figure("classes", "Error by class", caption, "Top-1 error of classes, in percent.", plot, wide=True)
+    return Figure("classes", "Error by class", caption, "Top-1 error of classes, in percent.", plot)
 
 
 def longest(arm: Arm, key: str) -> Curve:

@@ -141,4 +141,4 @@ def categories(names: list[str]) -> dict[str, dict[str, Any]]:
 
 def over_epochs(data: list[Trace], title: str, **layout: Any) -> dict[str, Any]:
     """A figure over the epochs."""
-    return figure(data, axis("epoch", rangemode="nonnegative"), axis(title, **layout.pop("y", {})), **layout)
+    return figure(data, axis("epoch", rangemode="tozero"), axis(title, **layout.pop("y", {})), **layout)
