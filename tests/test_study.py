@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from jobs import PYTHON, Started, gloo, gone, until
+from jobs import PYTHON, Started, gloo, gone, steps_saved, until
 from rich.console import Console
 from runs import metrics
 from studies import NAMES, STUDY, prepared, write_study
