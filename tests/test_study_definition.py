@@ -279,6 +279,7 @@ def test_mistakes_in_a_file(text, message, tmp_path, monkeypatch):
         (["warmup", "--epochs"], "--epochs: expected one argument"),
         (["warmup", "--epochs", "two"], "epochs: two; give a number"),
         (["warmup", "--epochs", "-1"], "warmup: arm baseline: epochs: -1.0; give a number above 0"),
+        (["warmup", "-o", ""], "-o: is empty; give the name of a folder"),
         (["warmup", "more"], "unrecognized arguments: more; see hvd-imagenet study --help"),
         (["warmup", "--parallel", "0"], "--parallel: 0; give a number of runs, 1 or more"),
         (["warmup", "--parallel", "two"], "argument --parallel: invalid int value: 'two'"),

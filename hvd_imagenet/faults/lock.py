@@ -78,7 +78,7 @@ class RunLock:
         try:
             with self._path.open("r+") as self._file:  # flock goes with it; a job that is just waiting asks again
                 return not self._free()
-        except FileNotFoundError:
+        except OSError:  # there is none, or it cannot be opened: a job that tries to hold it will say so
             return False
 
     def _taken(self) -> bool:

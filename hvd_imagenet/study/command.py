@@ -55,7 +55,9 @@ def main(arguments: list[str]) -> None:
         tables.list_studies()
         return
     study = definition.read(options.study, settings.given(given, parser._option_string_actions))
-    path = options.o or Path("runs") / study.name
+    if options.o == "":
+        raise SettingsError("-o: is empty; give the name of a folder")
+    path = Path(options.o or f"runs/{study.name}")
     if options.list:
         tables.list_runs(StudyFolder(path, study))
         return
@@ -82,7 +84,7 @@ def _parser() -> Parser:
     )
     names = ", ".join(definition.study_names())
     parser.add_argument("study", metavar="NAME|FILE", nargs="?", help=f"a study ({names}) or a YAML file of one")
-    parser.add_argument("-o", metavar="FOLDER", type=Path, help="where all of it goes (default: runs/NAME)")
+    parser.add_argument("-o", metavar="FOLDER", help="where all of it goes (default: runs/NAME)")
     parser.add_argument(
         "--launcher",
         metavar="COMMAND",

@@ -52,7 +52,7 @@ class StudyFolder:
         """Whether a run has a result."""
         try:
             return "median5_top1" in json.loads((self.run(run) / "result.json").read_text())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (OSError, ValueError):
             return False
 
     def done(self) -> list[Run]:
