@@ -28,6 +28,7 @@ from hvd_imagenet.data.remote.caching import Caching
 
 ON_A_WORKER = "HOROVOD_RANK" in os.environ
 LAUNCH_SECONDS = 180
+MOST_WORKERS = 4
 if not ON_A_WORKER:
     os.environ.update(ALONE)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs in the background ignore it
@@ -65,6 +66,8 @@ def given(item: pytest.Item, parameter: str):
 
 def on_workers(workers: int, test: str, folder: Path) -> None:
     """Run one test on so many workers, in this session's folder; fails unless it passes on all."""
+    if workers > MOST_WORKERS:
+        pytest.fail(f"{workers} workers: a parameter named workers starts as many; name one that only counts otherwise")
     done = horovodrun(workers, sys.executable, "-m", "pytest", test, TEST_FOLDER=str(folder))
     if done.returncode != 0 or done.stdout.count("1 passed") != workers:
         pytest.fail(f"on {workers} workers:\n{done.stdout}", pytrace=False)

@@ -133,9 +133,9 @@ def test_all_workers_are_assumed_that_share_a_step(capsys):
     assert any("256 workers" in words for words in found["assumed"])
 
 
-@pytest.mark.parametrize(("workers", "per_node"), [(1, 1), (7, 7), (8, 8), (11, 1), (12, 6), (24, 8)])
-def test_nodes_are_assumed_to_be_full(capsys, workers, per_node):
-    assert plan(capsys, "--config", "resnet50_8k", "--workers", str(workers))["cluster"]["per_node"] == per_node
+@pytest.mark.parametrize(("count", "per_node"), [(1, 1), (7, 7), (8, 8), (11, 1), (12, 6), (24, 8)])
+def test_nodes_are_assumed_to_be_full(capsys, count, per_node):
+    assert plan(capsys, "--config", "resnet50_8k", "--workers", str(count))["cluster"]["per_node"] == per_node
 
 
 def test_one_worker_waits_for_nobody(capsys):

@@ -84,13 +84,13 @@ def test_another_micro_batch_takes_as_much_longer_as_it_is_larger(tmp_path):
     assert seconds_of(steps) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("workers", "nodes", "each"), [(8, 1, 1), (16, 2, 1), (16, 2, 3)])
-def test_steps_of_many_workers_give_the_time_of_one(tmp_path, workers, nodes, each):
+@pytest.mark.parametrize(("count", "nodes", "each"), [(8, 1, 1), (16, 2, 1), (16, 2, 3)])
+def test_steps_of_many_workers_give_the_time_of_one(tmp_path, count, nodes, each):
     """What is predicted from 0.2 s, measured in turn, gives 0.2 s."""
-    cluster = LINKS.of(workers, workers // nodes)
-    step = Step(each * workers, 32, cluster, Network.of(RESNET50), Speed(0.2, 0.05), NCCL)
-    result = {"images_per_second": step.images_per_second, "micro_size": 32, "workers": workers, "nodes": nodes}
-    result = {"bench": "step", "results": result | {"micro_batches": each * workers}}
+    cluster = LINKS.of(count, count // nodes)
+    step = Step(each * count, 32, cluster, Network.of(RESNET50), Speed(0.2, 0.05), NCCL)
+    result = {"images_per_second": step.images_per_second, "micro_size": 32, "workers": count, "nodes": nodes}
+    result = {"bench": "step", "results": result | {"micro_batches": each * count}}
     assert seconds_of(measured.read([saved(tmp_path / "step.json", result)]).steps) == pytest.approx(0.2, rel=1e-9)
 
 
@@ -102,9 +102,9 @@ def test_steps_that_are_faster_than_the_network_they_are_said_to_have_had(tmp_pa
 
 
 @pytest.mark.parametrize(("latency", "rate"), [(50e-6, 1e9), (0.0, 1e9), (1e-3, 12.5e6)])
-@pytest.mark.parametrize("workers", [2, 4, 32])
-def test_alpha_and_beta(latency, rate, workers, tmp_path):
-    result = {"bench": "allreduce", "results": all_reduces(latency, rate, workers)}
+@pytest.mark.parametrize("count", [2, 4, 32])
+def test_alpha_and_beta(latency, rate, count, tmp_path):
+    result = {"bench": "allreduce", "results": all_reduces(latency, rate, count)}
     links = measured.read([saved(tmp_path / "allreduce.json", result)]).links
     assert (links.transport, links.inside) == ("gloo", None)
     assert links.network.latency == pytest.approx(latency, rel=1e-6, abs=1e-12)

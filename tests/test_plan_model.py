@@ -51,7 +51,7 @@ def test_steps(partners, ring, halving):
 
 
 @pytest.mark.parametrize(
-    ("workers", "per_node", "ring", "halving", "hierarchical"),
+    ("count", "per_node", "ring", "halving", "hierarchical"),
     [
         (1, 1, 0, 0, 0),
         # 2 steps and 200 of 200 bytes over the slow link, or the fast one inside of a node.
@@ -64,8 +64,8 @@ def test_steps(partners, ring, halving):
         (6, 2, 0.010 + 1000 / 300, 0.2002 + 0.004 + 800 / 300, 2 * 0.2001 + 0.004 + 800 / 300),
     ],
 )
-def test_all_reduce_of_200_bytes(workers, per_node, ring, halving, hierarchical):
-    there = cluster(workers, per_node)
+def test_all_reduce_of_200_bytes(count, per_node, ring, halving, hierarchical):
+    there = cluster(count, per_node)
     found = [allreduce.ALGORITHMS[name](there, 200) for name in ("ring", "halving/doubling", "hierarchical")]
     assert found == pytest.approx([ring, halving, hierarchical], rel=1e-12)
 
@@ -213,9 +213,9 @@ def test_the_largest_of_some_normal_variables(count, exact):
     assert largest_of(count) == pytest.approx(exact, rel=0.05, abs=1e-12)
 
 
-@pytest.mark.parametrize(("micro_batches", "workers", "share"), [(7, 1, 7), (7, 3, 3), (7, 6, 2), (7, 7, 1), (8, 4, 2)])
-def test_the_slowest_share(micro_batches, workers, share):
-    found = step(micro_batches, workers)
+@pytest.mark.parametrize(("micro_batches", "count", "share"), [(7, 1, 7), (7, 3, 3), (7, 6, 2), (7, 7, 1), (8, 4, 2)])
+def test_the_slowest_share(micro_batches, count, share):
+    found = step(micro_batches, count)
     assert found.share == share
     assert found.computing == pytest.approx(share * 0.12)
 
@@ -306,7 +306,7 @@ def test_more_workers_than_micro_batches_get_one_each():
 
 
 @pytest.mark.parametrize(
-    ("workers", "per_node", "rows"),
+    ("count", "per_node", "rows"),
     [
         (256, 8, [8, 16, 32, 64, 128, 256, 512, 1024]),
         (2, 1, [2, 8, 16, 32, 64, 128, 256, 512, 1024]),
@@ -314,8 +314,8 @@ def test_more_workers_than_micro_batches_get_one_each():
         (2048, 8, [8, 16, 32, 64, 128, 256, 512, 1024, 2048]),
     ],
 )
-def test_the_rows_of_the_table(workers, per_node, rows):
-    assert [run.cluster.workers for run in planned("resnet50_8k", workers, per_node).others()] == rows
+def test_the_rows_of_the_table(count, per_node, rows):
+    assert [run.cluster.workers for run in planned("resnet50_8k", count, per_node).others()] == rows
 
 
 def test_the_table_ends_where_the_run_does():
