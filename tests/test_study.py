@@ -296,6 +296,7 @@ def table_and_losses(out):
     return (out / "table.md").read_text(), losses
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_and_interrupted_it_ends_with_the_same_table(started, tmp_path):
     """In earnest: first killed with all of its processes in the first run, then asked to stop in the second."""
     # Long enough for a request to stop, which is looked for once in a second, to come before the end.

@@ -9,6 +9,7 @@ from test_readme import README
 
 from hvd_imagenet import cli
 from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.report import Row
 from hvd_imagenet.study import definition, outcome
 
 
@@ -328,17 +329,16 @@ def test_the_help_shows_a_study_that_is_right(capsys, tmp_path):
     assert yaml.safe_load(example)["seeds"] == study.seeds and study.configs["small,reference=0.1"].epochs == 45
 
 
-def test_an_arm_is_summed_up(tmp_path):
-    """By hand: errors of 10, 11 and 15 % have the mean 12 and the variance (4 + 1 + 9) / 2 = 7."""
-    runs = []
-    for number, top1 in enumerate((0.9, 0.89, 0.85, 0.5)):
-        runs.append(tmp_path / str(number))
-        runs[-1].mkdir()
-        (runs[-1] / "result.json").write_text(f'{{"median5_top1": {top1}, "val_top1": 0.99}}')
-    rows = outcome.table([runs[3], *runs[:3]], ["b", "a", "a", "a"])
-    assert [(row.name, row.runs, row.std is None) for row in rows] == [("b", 1, True), ("a", 3, False)]
-    assert [row.mean for row in rows] == pytest.approx([50, 12])
-    assert rows[1].std == pytest.approx(7**0.5) and rows[1].values == pytest.approx([10, 11, 15])
+def test_the_table_says_what_each_arm_does_and_has_come_to(tmp_path):
+    study = definition.read("warmup_small", {})
+    rows = [Row("baseline", 3, 12.0, 7**0.5, [10, 11, 15]), Row("gradual", 1, 50.0, None, [50])]
+    arms = {name: study.policy(name) for name in ("baseline", "gradual", "none")}
+    found = outcome.lines(arms, rows, 5)
+    assert [(line[0], *line[-2:]) for line in found] == [
+        ("baseline", "3 of 5", "12.00 ± 2.65"),
+        ("gradual", "1 of 5", "50.00"),
+        ("none", "0 of 5", "–"),
+    ]
 
 
 def test_the_readmes_study_is_right(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hvd_imagenet import report
 from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import StoppedError, StudyError
 from hvd_imagenet.study import outcome, tables
@@ -37,17 +38,11 @@ def _sum_up(folder: StudyFolder, done: list[Run]) -> None:
     study = folder.study
     runs, names = [folder.run(run) for run in done], [run.arm for run in done]
     policies = {arm: study.policy(arm) for arm in study.arms}
-    lines = outcome.lines(policies, outcome.table(runs, names), len(study.seeds))
-    written = [folder.path / TABLE]
+    lines = outcome.lines(policies, report.table(runs, names), len(study.seeds))
+    written = folder.path / TABLE, folder.path / REPORT
     with folder.writing():
         write_whole(written[0], outcome.markdown(study.title, lines).encode())
-        try:
-            from hvd_imagenet import report
-        except ImportError:  # without it, the table is all
-            pass
-        else:
-            written.append(folder.path / REPORT)
-            report.write(runs, written[-1], study.title, names)
+        report.write(runs, written[1], study.title, names)
     tables.show(outcome.COLUMNS, lines, numbers=range(1, len(outcome.COLUMNS)))
     print(outcome.NOTE)
     print("Written:", ", ".join(map(str, written)))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import statistics
-from dataclasses import dataclass
 from pathlib import Path
 
 from hvd_imagenet.policy import LargeBatchPolicy
+from hvd_imagenet.report import Row
 
 NOTE = (
     "Validation top-1 error: the median of a run's last five evaluations; of an arm, mean ± sample standard deviation "
@@ -15,40 +14,6 @@ NOTE = (
 )
 PLAN = ("global batch", "learning rate", "steps")
 COLUMNS = ("arm", *PLAN, "runs", "error %")
-
-
-@dataclass(frozen=True)
-class Row:
-    """An arm's runs, summed up.
-
-    Attributes:
-        name: of the arm.
-        runs: how many there are.
-        mean, std: of the errors; std is the sample standard deviation, None of a single run.
-        values: each run's error in per cent: 1 - top-1, the median of the last five evaluations.
-    """
-
-    name: str
-    runs: int
-    mean: float
-    std: float | None
-    values: list[float]
-
-
-def table(runs: list[Path], names: list[str]) -> list[Row]:
-    """A row for each name, in the order in which they first come.
-
-    Args:
-        runs: folders of runs that have a result.
-        names: the arm of each.
-    """
-    errors: dict[str, list[float]] = {}
-    for run, name in zip(runs, names, strict=True):
-        errors.setdefault(name, []).append(error_of(run))
-    return [
-        Row(name, len(values), statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, values)
-        for name, values in errors.items()
-    ]
 
 
 def error_of(run: Path) -> float:
