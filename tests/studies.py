@@ -39,7 +39,8 @@ while [ "$name" = "$LINGERS" ]; do
 done
 if [ "$name" = "$FAILS" ]; then account failed 4 "the loss is [not] finite"; exit 1; fi
 echo '{"event": "step", "samples_seen": 160}' >>"$run/metrics.jsonl"
-echo "{\\"median5_top1\\": 0.$((90 - seed))}" >"$run/result.json"
+top1=0.$((90 - seed))
+printf '{"val_top1": %s, "best_top1": %s, "median5_top1": %s}' $top1 $top1 $top1 >"$run/result.json"
 account done 0 ""
 echo "end $name" >>"$PRETENDED"
 """
