@@ -195,6 +195,12 @@ def test_cycles(blocks, tensors, end):
     assert transport.finished(cluster(2, 1, Link(0, 100)), tensors) == pytest.approx(end, rel=1e-9)
 
 
+def test_what_is_fused_is_copied():
+    """100 bytes at 400 bytes per second, in and out."""
+    transport = Transport("test", ("ring",), True, 1.0, FREE, copying=400)
+    assert transport.finished(cluster(2, 1, Link(0, 100)), [(0.0, 100)]) == pytest.approx(0.58 + 1 + 0.25)
+
+
 def test_a_worker_alone_sums_nothing():
     assert TRANSPORTS["gloo"].finished(cluster(1, 1), [(0.0, 100), (10.0, 100)]) == 10
     assert step(256, 1).exposed == pytest.approx(0, abs=1e-15)
