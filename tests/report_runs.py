@@ -39,7 +39,7 @@ def make_run(
         settings: by their dotted keys.
     """
     chance = random.Random(f"{seed} {batch} {warmup} {worse}")
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     write_settings(
         folder, {"epochs": epochs, "seed": seed, "batch.global_size": batch, "lr.warmup.kind": warmup} | settings
     )

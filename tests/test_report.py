@@ -122,7 +122,19 @@ def test_what_has_become_of_a_run_is_said_honestly(tmp_path, status, lock_age, r
     assert state.word == word and (word != "failed" or state.reason == "why")
 
 
-@pytest.mark.parametrize("text", ["epochs: [", "- 1\n- 2", "", "\x00", "epochs: !!python/object:os.system {}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epochs: [",
+        "- 1\n- 2",
+        "",
+        "\x00",
+        "epochs: !!python/object:os.system {}",
+        "epochs: &a [*a]",
+        "model: &a {kwargs: *a}",
+        "model: {kwargs: {? [1, 2] : 3}}",
+    ],
+)
 def test_settings_that_cannot_be_read_are_told(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     found = accounts.read(tmp_path)
@@ -209,6 +221,28 @@ def test_a_report_on_nothing(tmp_path, name, said):
         run.find([tmp_path / name])
     with pytest.raises(SettingsError, match="no run is in there yet"):
         report.write([tmp_path / name], tmp_path / "r.html")
+
+
+def test_the_folders_of_strangers_hold_no_runs(tmp_path):
+    """Others call their files so, too."""
+    (tmp_path / "config.yaml").write_text("trainer: another\n")
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 1.0}\n')
+    assert not run.is_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("rubbish\n" + json.dumps(STEP))
+    assert run.is_run(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    assert not run.is_run(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    assert run.is_run(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be read \\(File name too long\\)"):
+        run.find([tmp_path / ("x" * 300)])
+    (tmp_path / "metrics.jsonl").mkdir()
+    assert not run.is_run(tmp_path)
+    with pytest.raises(SettingsError, match="cannot be read \\(Is a directory\\)"):
+        runs(tmp_path)
 
 
 # Arms

@@ -10,6 +10,7 @@ from report_runs import make_run, write_evaluation
 
 from hvd_imagenet.report import arms, colours, curves, figures, plots, restarts, run
 from hvd_imagenet.report.curves import Curve
+from hvd_imagenet.report.png import png
 
 HOSTILE = "</script><img src=x onerror=alert(1)><b>%{x} {{7*7}} $\\alpha$ & &lt;\u2028"
 
@@ -231,3 +232,12 @@ def test_texts(words, shown):
 
 def test_numbers():
     assert plots.numbers([1 / 3, float("nan"), float("inf"), 123456789, 0]) == [0.33333, None, None, 123460000, 0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_still_picture_takes_any_name(everything):
+    """matplotlib takes what is between $ for mathematics, leaves out what begins with _, and lacks some characters."""
+    names = [HOSTILE, "_hidden $\\frac{", "日本 🎉", "", *map(str, range(5))]
+    for count in (1, len(names)):
+        picture = png([arms.Arm(name, everything[n % 2].runs) for n, name in enumerate(names[:count])], "us")
+        assert picture.startswith(b"\x89PNG") and len(picture) > 20_000 and b"Software\x00us" in picture

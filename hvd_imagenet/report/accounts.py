@@ -141,11 +141,14 @@ def _table(text: str) -> dict[str, Any]:
 
 
 def _settings(text: str) -> dict[str, Any]:
-    """All settings; not by ``settings.load``, which refuses those of newer versions."""
+    """All settings, as JSON has them; not by ``settings.load``, which refuses those of newer versions."""
     given = yaml.safe_load(text)
     if not isinstance(given, dict):
         raise ValueError("holds no settings")
-    return {**DEFAULTS, **{plain(key): value for key, value in flat(given).items()}}
+    return {
+        **DEFAULTS,
+        **{plain(key): json.loads(json.dumps(value, default=str)) for key, value in flat(given).items()},
+    }
 
 
 def _contents(text: str) -> str:

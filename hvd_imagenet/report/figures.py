@@ -72,22 +72,24 @@ def error(arms: list[Arm], restarts: list[Restart]) -> Figure:
 
 def rate(arms: list[Arm]) -> Figure:
     """The learning rate."""
-    found = [curves.sampled(longest(arm, "lr")) for arm in arms]
+    found = [curves.sampled(furthest(arm, "lr")) for arm in arms]
     data = _lines(arms, found, "learning rate %{y:.5~g}")
     kind = {"type": "log", "tickformat": "~g", "nticks": 6} if wants_log(found) else {"rangemode": "tozero"}
     label = "Learning rate against epochs."
-    return Figure("rate", "Learning rate", _oflongest(arms), label, over_epochs(data, "learning rate", y=kind))
+    return Figure("rate", "Learning rate", _of_furthest(arms), label, over_epochs(data, "learning rate", y=kind))
 
 
 def batch(arms: list[Arm]) -> Figure:
     """The global batch."""
-    found = [curves.sampled(longest(arm, "global_batch")) for arm in arms]
+    found = [curves.sampled(furthest(arm, "global_batch")) for arm in arms]
     data = _lines(arms, found, "%{y:,} images per step")
     for trace in data:
         trace["line"]["shape"] = "vh"  # a line tells of the steps before it
     plot = over_epochs(data, "images per step", y={"rangemode": "tozero"})
     label = "Images per step against epochs."
-    return Figure("batch", "Batch size", f"Images per step, over all workers. {_oflongest(arms)}".strip(), label, plot)
+    return Figure(
+        "batch", "Batch size", f"Images per step, over all workers. {_of_furthest(arms)}".strip(), label, plot
+    )
 
 
 def throughput(arms: list[Arm], restarts: list[Restart]) -> Figure:
@@ -155,12 +157,20 @@ def classes(arms: list[Arm]) -> Figure:
     return Figure("classes", "Error by class", caption, "Top-1 error of classes, in percent.", plot)
 
 
-def longest(arm: Arm, key: str) -> Curve:
+def furthest(arm: Arm, key: str) -> Curve:
     """What an arm's run that has got furthest has logged: of what is planned, all runs of an arm have the same."""
     return max((curves.logged(run, key) for run in arm.runs), key=lambda curve: curve.epochs.max(initial=-1))
 
 
-def _oflongest(arms: list[Arm]) -> str:
+def wants_log(found: list[Curve]) -> bool:
+    """Whether a curve is so low for so long that a linear axis would not show it."""
+    values = [curve.values for curve in found if len(curve.values)]
+    if not values or min(of.min() for of in values) <= 0:
+        return False
+    return any(np.mean(of < LOG_BELOW * of.max()) > 0.25 for of in values)
+
+
+def _of_furthest(arms: list[Arm]) -> str:
     return "Of arms with several runs: the one that has got furthest." if any(len(a.runs) > 1 for a in arms) else ""
 
 
@@ -178,14 +188,6 @@ def _spreads(arms: list[Arm], key: str, what: str, unit: str) -> list[Trace]:
         found = curves.thinned([curves.logged(run, key) for run in arm.runs])
         data += plots.curves(number, arm, found, what or "throughput", unit, width=1.6, symbols=True)
     return data
-
-
-def wants_log(found: list[Curve]) -> bool:
-    """Whether a curve is so low for so long that a linear axis would not show it."""
-    values = [curve.values for curve in found if len(curve.values)]
-    if not values or min(of.min() for of in values) <= 0:
-        return False
-    return any(np.mean(of < LOG_BELOW * of.max()) > 0.25 for of in values)
 
 
 def _time_over_epochs(arm: Arm) -> list[Trace]:
@@ -212,10 +214,7 @@ def _time_bars(number: int, arm: Arm) -> list[Trace]:
                     "x": plots.numbers([1000 * values.mean()]),
                     "y": [number],
                     "name": text(arm.name),
-                    "marker": {
-                        "color": PART_COLOURS[part],
-                        "pattern": _pattern(part),
-                    },
+                    "marker": {"color": PART_COLOURS[part], "pattern": _pattern(part)},
                     "hovertemplate": f"<b>%{{fullData.name}}</b><br>{words} %{{x:.4~g}} ms<extra></extra>",
                     "meta": {"arm": number, "level": None},
                 }

@@ -22,8 +22,9 @@ from hvd_imagenet.report.figures import figures
 from hvd_imagenet.report.restarts import restarts
 
 ASSETS = Path(__file__).parent / "assets"
-MADE_BY = "hvd-imagenet report"  # stands in every file that may be written over
-HEAD = 2000  # bytes in which it stands
+MADE_BY = "hvd-imagenet report"
+MARKS = (f'<meta name="generator" content="{MADE_BY}', f"Software\0{MADE_BY}")  # of files that may be written over
+HEAD = 2000  # bytes in which they stand
 
 
 def write(runs: list[Path], file: Path, title: str | None = None, names: list[str] | None = None) -> None:
@@ -101,7 +102,7 @@ def save(data: bytes, file: Path, option: str) -> None:
         SettingsError: it cannot be written, or is something else.
     """
     try:
-        if file.exists() and MADE_BY.encode() not in _head(file):
+        if file.exists() and not any(mark.encode() in _head(file) for mark in MARKS):
             raise SettingsError(
                 f"{option}: {plain(str(file))}; is there and no report: name another file, or remove it"
             )

@@ -89,7 +89,7 @@ def curves(number: int, arm: Arm, of: list[Curve], what: str, unit: str, **style
     if not len(over.epochs):
         return []
     beside = [[deviation, runs] for deviation, runs in zip(numbers(2 * over.std), over.runs.tolist(), strict=True)]
-    said = f"{what}, mean of %{{customdata[1]}} runs: %{{y:.5~g}} ± %{{customdata[0]:.3~g}}{unit}"
+    said = f"{value}<br>mean of %{{customdata[1]}} runs, 2 std: %{{customdata[0]:.3~g}}{unit}"
     mean = line(number, arm.name, over.epochs, over.mean, said, level=ARM, customdata=beside, **style)
     style = {**style, "width": 1.2}
     single = [

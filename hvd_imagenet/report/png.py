@@ -10,7 +10,7 @@ from hvd_imagenet.report import curves
 from hvd_imagenet.report.arms import Arm
 from hvd_imagenet.report.colours import ARMS_ON_LIGHT, LIGHT, marker
 from hvd_imagenet.report.curves import Curve
-from hvd_imagenet.report.figures import longest, wants_log
+from hvd_imagenet.report.figures import furthest, wants_log
 
 MARKERS = {
     "circle": "o",
@@ -35,7 +35,7 @@ def png(arms: list[Arm], made_by: str) -> bytes:
 
     figure = Figure(figsize=(9 if len(arms) <= INSIDE else 13, 6.4), layout="constrained", facecolor=LIGHT["card"])
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    rates = [curves.sampled(longest(arm, "lr")) for arm in arms]
+    rates = [curves.sampled(furthest(arm, "lr")) for arm in arms]
     handles = []
     for number, (arm, rate) in enumerate(zip(arms, rates, strict=True)):
         colour = ARMS_ON_LIGHT[number % len(ARMS_ON_LIGHT)]

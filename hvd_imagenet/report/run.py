@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +16,12 @@ from hvd_imagenet.metrics.result import accuracies
 from hvd_imagenet.report import accounts, events
 from hvd_imagenet.report.accounts import Accounts, plain
 from hvd_imagenet.report.events import Events
+from hvd_imagenet.run_directory import RunDirectory
 
 READERS = 4
 SHOWN = 5  # names in a message at most
-NO_RUN = "neither config.yaml nor metrics.jsonl"
+NO_RUN = "neither events in metrics.jsonl nor config.yaml and checkpoints"
+BEGINNING = 2**16  # bytes of metrics.jsonl, in which there are events
 
 
 class Errors(NamedTuple):
@@ -126,8 +130,19 @@ class Found(NamedTuple):
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run."""
-    return any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl"))
+    """Whether a folder holds a run, which others' folders with files of these names do not.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    run = RunDirectory(folder)
+    with _reading(folder):
+        if run.config.is_file() and run.checkpoints.is_dir():
+            return True
+        if not run.metrics.is_file():
+            return False
+        with run.metrics.open("rb") as file:
+            return b'"event"' in file.read(BEGINNING)
 
 
 def find(given: list[Path]) -> Found:
@@ -141,9 +156,7 @@ def find(given: list[Path]) -> Found:
     found: dict[Path, tuple[Path, str | None]] = {}
     empty = []
     for place in given:
-        if not place.exists():
-            raise SettingsError(f"report: {plain(str(place))}; there is no such folder; give the folders of runs")
-        below = [place] if is_run(place) else sorted(filter(is_run, (*place.glob("*"), *place.glob("*/*"))))
+        below = _below(place)
         if not below:
             empty.append(plain(str(place)))
         for path in below:
@@ -154,6 +167,14 @@ def find(given: list[Path]) -> Found:
         raise SettingsError(f"report: {shown}; no run in there ({NO_RUN}); give folders of runs")
     notes = [f"left out, since no run is in there ({NO_RUN}): {shown}"] if empty else []
     return Found([path for path, _ in found.values()], [arm for _, arm in found.values()], notes)
+
+
+def _below(place: Path) -> list[Path]:
+    """The runs in a folder: itself, or what is in it."""
+    with _reading(place):
+        if not place.exists():
+            raise SettingsError(f"report: {plain(str(place))}; there is no such folder; give the folders of runs")
+        return [place] if is_run(place) else sorted(filter(is_run, (*place.glob("*"), *place.glob("*/*"))))
 
 
 def read(paths: list[Path]) -> list[Run]:
@@ -167,10 +188,17 @@ def read(paths: list[Path]) -> list[Run]:
 
 
 def _read(path: Path, label: str) -> Run:
-    try:
+    with _reading(path):
         return Run(path, plain(label), accounts.read(path), events.read(path / "metrics.jsonl"))
+
+
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Tell of a place that cannot be read."""
+    try:
+        yield
     except OSError as error:
-        raise SettingsError(f"report: {plain(str(path))}; cannot be read ({error.strerror})") from None
+        raise SettingsError(f"report: {plain(str(place))}; cannot be read ({error.strerror}); look at it") from None
 
 
 def _labels(paths: list[Path]) -> list[str]:
