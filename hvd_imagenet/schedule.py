@@ -8,11 +8,10 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
-from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.pictures import require_picture, write_picture
 from hvd_imagenet.policy import LargeBatchPolicy
 
 CSV_COLUMNS = ("step", "samples_seen", "epoch", "global_batch", "lr", "momentum_correction")
-PICTURES = (".png", ".svg", ".pdf")
 PICTURE_POINTS = 2000
 
 
@@ -53,8 +52,7 @@ def plot(policy: LargeBatchPolicy, path: Path) -> None:
     Raises:
         SettingsError: the file's ending is not that of a picture, or it cannot be written.
     """
-    if path.suffix.lower() not in PICTURES:
-        raise SettingsError(f"--plot: {path}; give a file that ends in {', '.join(PICTURES)}")
+    require_picture(path)
     from matplotlib.figure import Figure  # a second: only where a picture is asked for
 
     every = max(1, policy.total_steps // PICTURE_POINTS)
@@ -70,7 +68,4 @@ def plot(policy: LargeBatchPolicy, path: Path) -> None:
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise SettingsError(f"--plot: {path}; cannot be written ({error.strerror})") from None
+    write_picture(figure, path)

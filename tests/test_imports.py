@@ -47,6 +47,7 @@ FLOORS = {
     "data_cli": 5,
     "data_progress": 5,
     "schedule": 5,
+    "pictures": 5,
     "export": 5,
     "bench": 5,
     "doctor": 5,
@@ -64,7 +65,7 @@ NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
 NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench")}
 NEIGHBOURS |= {("cli", "report"), ("cli", "study"), ("study", "report")}
-NEIGHBOURS |= {("cli", "planner"), ("planner", "schedule")}
+NEIGHBOURS |= {("cli", "planner"), ("planner", "schedule"), ("planner", "pictures"), ("schedule", "pictures")}
 # What is compared with, each in its own module, which runs in a process of its own.
 ALTERNATIVES = {"bench/loaders/torch_pil": {"torch"}, "bench/loaders/web_dataset": {"torch"}}
 ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.pictures import require_picture, write_picture
 from hvd_imagenet.planner.run import Run
-from hvd_imagenet.schedule import PICTURES
 
 
 def plot(run: Run, path: Path) -> None:
@@ -15,8 +14,7 @@ def plot(run: Run, path: Path) -> None:
     Raises:
         SettingsError: the file's ending is not that of a picture, or it cannot be written.
     """
-    if path.suffix.lower() not in PICTURES:
-        raise SettingsError(f"--plot: {path}; give a file that ends in {', '.join(PICTURES)}")
+    require_picture(path)
     from matplotlib.figure import Figure  # a second: only where a picture is asked for
 
     runs = list(run.others())
@@ -40,7 +38,4 @@ def plot(run: Run, path: Path) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise SettingsError(f"--plot: {path}; cannot be written ({error.strerror})") from None
+    write_picture(figure, path)
