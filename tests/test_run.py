@@ -45,6 +45,8 @@ def taken(monkeypatch, image_folder):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_a_run(workers, recipe, image_folder, shared, taken):
     run = shared / f"on-{workers}"
+    if (run / "result.json").exists():
+        return  # made by this test, for those of another file
     assert train(recipe, image_folder, run) == 0
     rank = int(os.environ["HOROVOD_RANK"])
     (shared / f"taken-{workers}-{rank}.json").write_text(json.dumps(taken))
@@ -53,6 +55,8 @@ def test_a_run(workers, recipe, image_folder, shared, taken):
 @pytest.mark.parametrize("workers", [2])
 def test_a_run_in_two_parts(workers, recipe, image_folder, shared):
     run = shared / "resumed"
+    if (run / "result.json").exists():
+        return
     assert train(recipe, image_folder, run, "--epochs", "2") == 0
     assert cli.main(["train", "--run", str(run), "--resume", "--epochs", "3"]) == 0
 
