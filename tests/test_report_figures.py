@@ -76,6 +76,22 @@ def test_training_error_is_else_that_of_the_epochs_steps(tmp_path):
     assert found.epochs.tolist() == [0.1] and found.values.tolist() == pytest.approx([80])
 
 
+def test_every_epoch_has_its_own_steps(tmp_path):
+    """Ten each, also where 4100 / 1000 * (1 - 100 / 4100) comes to be less than 4."""
+    events = [step(100 * n, ((n - 1) // 10) / 10, batch=100, size=1000) for n in range(1, 91)]
+    found = curves.of_epochs(logged(tmp_path / "a", *events))
+    assert found.epochs.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    np.testing.assert_allclose(found.values, [100, 90, 80, 70, 60, 50, 40, 30, 20], atol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_cannot_be_are_left_out(tmp_path):
+    nothing = logged(tmp_path / "a", step(100, 0.5, batch=0), step(0, 0.5), step(-100, 0.5, epoch=1e-320))
+    assert len(curves.of_epochs(nothing).epochs) == 0
+    nothing.events.restarts.append({"step": 1, "samples_seen": 50, "time": None, "reason": None})
+    assert restarts.restarts([arms.Arm("a", [nothing])])[0].epoch == 0.5  # 100 samples were an epoch
+
+
 def test_the_last_epoch_of_a_run_that_is_done_may_be_a_part_of_one(tmp_path):
     logged(tmp_path / "a", step(100, 0.5), step(150, 0.6))
     (tmp_path / "a/result.json").write_text('{"val_top1": 0.5}')
