@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,7 +134,7 @@ def classes(arms: list[Arm]) -> Figure:
     for _, run in evaluated:
         for one in run.accounts.evaluation.classes:
             errors.setdefault(one.name, []).append(100 * (1 - one.top1))
-    worst = sorted(errors, key=lambda name: -np.mean(errors[name]))[:CLASSES]
+    worst = sorted(errors, key=lambda name: -fmean(errors[name]))[:CLASSES]
     data = []
     for number, run in evaluated:
         found = {one.name: 100 * (1 - one.top1) for one in run.accounts.evaluation.classes}

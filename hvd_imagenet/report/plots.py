@@ -7,6 +7,7 @@ objects instead would take longer than all else; tests/test_report_figures.py ho
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def text(words: str, longest: int = 48) -> str:
 
 def numbers(values: Sequence[float] | np.ndarray) -> list[float | None]:
     """Values as JSON has them, in no more digits than can be seen."""
-    return [float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None for value in np.asarray(values).tolist()]
+    return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in np.asarray(values).tolist()]
 
 
 def line(arm: int, name: str, x: np.ndarray, y: np.ndarray, said: str, **style: Any) -> Trace:

@@ -105,8 +105,8 @@ class Run:
         if self.events.cut_short and state.word != "running":
             found.append("the last line of metrics.jsonl is cut short and left out")
         if state.word != "done":
-            planned = (self.accounts.settings or {}).get("epochs")
-            far = f"epoch {self.epoch:.4g}" + (f" of {planned:g}" if isinstance(planned, int | float) else "")
+            planned = accounts.number(self.accounts.settings or {}, "epochs")
+            far = f"epoch {self.epoch:.4g}" + (f" of {planned:g}" if planned is not None else "")
             word = {"running": "is still running", "silent": "seems to have died", "unknown": "has no known end"}
             why = f" ({state.reason})" if state.reason else ""
             found.append(f"{word.get(state.word, f'has {state.word}')}{why}: what is shown is up to {far}")

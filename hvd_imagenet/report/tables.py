@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import NamedTuple
 
 from hvd_imagenet.report.accounts import plain
@@ -160,7 +159,7 @@ def _course(of: list[Run]) -> list[Cell]:
                 [run.images_per_second for run in of], lambda value: f"{value:,.0f}" if value > 99 else f"{value:.3g}"
             )
         ),
-        Cell(_mean([run.wall_seconds for run in of], lambda value: str(timedelta(seconds=round(value))))),
+        Cell(_mean([run.wall_seconds for run in of], _clock)),
         Cell(f"{sum(len(run.events.restarts) for run in of)}"),
     ]
 
@@ -209,3 +208,13 @@ def _range(values: Sequence[float | None], told: Callable[[float], str]) -> str:
 def _mean(values: Sequence[float | None], told: Callable[[float], str]) -> str:
     known = [value for value in values if value is not None]
     return told(statistics.fmean(known)) if known else NONE
+def _milliseconds(seconds: float | None) -> str:
+    return NONE if seconds is None else f"{1000 * seconds:,.1f} ms"
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:,}:{minutes % 60:02}:{rest:02}"
+
+
