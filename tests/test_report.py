@@ -158,6 +158,34 @@ def test_runs_are_found_in_folders_and_studies_once(tmp_path):
     assert len(found.notes) == 1 and "empty" in found.notes[0]
 
 
+def test_runs_come_in_the_order_that_people_number_them_in(tmp_path):
+    names = ["arm-2/seed-9", "arm-2/seed-10", "arm-10/seed-1", "arm-10/seed-²"]
+    for name in reversed(names):
+        simple(tmp_path / name, 0.5)
+    assert run.find([tmp_path]).paths == [tmp_path / name for name in names]
+
+
+def test_what_in_a_folder_cannot_be_read_is_left_out_and_told(tmp_path, monkeypatch):
+    good, closed = simple(tmp_path / "runs/good", 0.5), simple(tmp_path / "runs/closed", 0.5)
+    read = Path.open
+
+    def opened(path, *how):
+        if path.parent == closed:
+            raise PermissionError(13, "Permission denied")
+        return read(path, *how)
+
+    monkeypatch.setattr(Path, "open", opened)
+    found = run.find([tmp_path / "runs"])
+    assert found.paths == [good] and found.notes == [f"left out: {closed} cannot be read (Permission denied)"]
+    with pytest.raises(SettingsError, match="closed; cannot be read \\(Permission denied\\)"):
+        run.find([good, closed])
+    (good / "metrics.jsonl").unlink()
+    with pytest.raises(
+        SettingsError, match="no run in there .*; .*closed cannot be read \\(Permission denied\\); give"
+    ):
+        run.find([tmp_path / "runs"])
+
+
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "there is no such folder"), ("empty", "no run in there")])
 def test_a_report_on_nothing(tmp_path, name, said):
     (tmp_path / "empty").mkdir()
