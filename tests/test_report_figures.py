@@ -190,6 +190,16 @@ def test_a_single_run_has_its_time_over_the_epochs(tmp_path):
     plotly.graph_objects.Figure(in_colour(plot))
 
 
+def test_a_run_that_has_just_begun(tmp_path):
+    """A single point is no line: what it is of must be seen from the point."""
+    of = read(make_run(tmp_path / "a", epochs=1, lines_per_epoch=1))
+    training, validation = figures.error(of, []).plot["data"]
+    assert (training["marker"]["symbol"], validation["marker"]["symbol"]) == ("circle-open", "circle")
+    bars = figures.time_split(of).plot["data"]
+    assert [trace["type"] for trace in bars] == 3 * ["bar"]
+    assert [trace["marker"]["color"] for trace in bars] == [*figures.PART_COLOURS.values()]
+
+
 def test_what_is_not_logged_is_not_shown(tmp_path):
     of = read(logged(tmp_path / "a", step(50, 0.5), evaluation(1, 0.5)).path)
     assert [one.name for one in figures.figures(of, [])] == ["error", "batch"]
@@ -244,6 +254,20 @@ def test_an_arm_of_several_runs_is_a_mean_in_a_band_or_each_run(everything):
 )
 def test_texts(words, shown):
     assert plots.text(words) == shown
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["1234567890", "x"], ["1234567890", "x"]),
+        (["12345678901", "x"], ["123456789…", "x"]),
+        (["batch 8192, none", "batch 8192, long"], ["batch…none", "batch…long"]),
+        (["batch 8192, none", "batch 8192, none"], ["batch 819…", "batch 819…"]),
+        ([], []),
+    ],
+)
+def test_long_names_stay_apart(names, shown):
+    assert plots.apart(names, 10) == shown
 
 
 def test_numbers():

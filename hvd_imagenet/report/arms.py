@@ -151,7 +151,8 @@ def _names(arms: list[list[Run]], taken: set[str]) -> list[str]:
     names = []
     for runs, settings in zip(arms, known, strict=True):
         if settings is not None and 0 < len(keys) <= IN_A_NAME:
-            names.append(", ".join(f"{shorter[key]} {plain(settings.get(key, MISSING))}" for key in keys))
+            words = {shorter[key].removesuffix(".kind"): plain(settings.get(key, MISSING)) for key in keys}
+            names.append(", ".join(f"{word} {value}" for word, value in words.items()))
         elif len(runs) == 1:
             names.append(runs[0].label)
         elif len(arms) == 1:

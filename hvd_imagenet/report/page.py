@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from hvd_imagenet import __version__
 from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import SettingsError
-from hvd_imagenet.report import colours, tables
+from hvd_imagenet.report import colours, plots, tables
 from hvd_imagenet.report import run as runs_of
 from hvd_imagenet.report.accounts import plain
 from hvd_imagenet.report.arms import Arm, group, warnings
@@ -61,6 +61,7 @@ def page(arms: list[Arm], title: str | None, notes: list[str]) -> str:
     happened = restarts(arms)
     drawn = figures(arms, happened)
     environment = jinja2.Environment(
+    shorter = plots.apart([arm.name for arm in arms], plots.NAME)
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
@@ -71,7 +72,7 @@ def page(arms: list[Arm], title: str | None, notes: list[str]) -> str:
         made_by=MADE_BY,
         version=__version__,
         made=time.strftime("%Y-%m-%d %H:%M"),
-        arms=[(number, arm.name, len(arm.runs)) for number, arm in enumerate(arms)],
+        arms=[(arm.name, short, len(arm.runs)) for arm, short in zip(arms, shorter, strict=True)],
         sign=colours.sign,
         runs=sum(len(arm.runs) for arm in arms),
         counted=counted(arms),
