@@ -20,6 +20,7 @@ from hvd_imagenet.report.accounts import plain
 from hvd_imagenet.report.arms import Arm, group, warnings
 from hvd_imagenet.report.figures import figures
 from hvd_imagenet.report.restarts import restarts
+from hvd_imagenet.report.stragglers import stragglers
 
 ASSETS = Path(__file__).parent / "assets"
 MADE_BY = "hvd-imagenet report"
@@ -60,8 +61,8 @@ def page(arms: list[Arm], title: str | None, notes: list[str]) -> str:
     """
     happened = restarts(arms)
     drawn = figures(arms, happened)
-    environment = jinja2.Environment(
     shorter = plots.apart([arm.name for arm in arms], plots.NAME)
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
@@ -83,6 +84,7 @@ def page(arms: list[Arm], title: str | None, notes: list[str]) -> str:
         each_run=tables.runs(arms),
         differences=tables.differences(arms),
         common=tables.common(arms),
+        slowest=tables.slowest(stragglers(arms)),
         restarts=tables.restarted(happened),
         confusions=tables.confusions(arms),
         light=light,
