@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from hvd_imagenet import backend as backends
-from hvd_imagenet.backend import Totals
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import TrainLoader
 from hvd_imagenet.data.requests import TrainRequests, Worker
@@ -30,6 +29,7 @@ from hvd_imagenet.policy.clock import periods
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.saver import Saver
 from hvd_imagenet.startup import Start, prepare
+from hvd_imagenet.totals import Totals
 
 
 def train(config: Config, run: RunDirectory, resume: str) -> None:

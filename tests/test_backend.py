@@ -8,7 +8,8 @@ import weakref
 import numpy as np
 import pytest
 
-from hvd_imagenet.backend import Batch, InUse, Totals
+from hvd_imagenet.backend import Batch, InUse
+from hvd_imagenet.totals import Totals
 
 
 def test_batches_are_held_until_the_device_is_done_with_them():

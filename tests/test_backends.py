@@ -116,7 +116,7 @@ def test_a_steps_losses_by_number_of_the_micro_batch(framework):
 
 def test_a_device_that_is_one_step_behind_is_not_waited_for_and_no_step_is_left_out(framework):
     backend = made(framework)
-    backend._late = 1  # as on a GPU
+    backend._steps._late = 1  # as on a GPU
     plans = [dataclasses.replace(plan(3), step=step) for step in range(5)]
     taken = []
     for each, wait in zip(plans, (False, False, True, False, True), strict=True):

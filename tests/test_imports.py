@@ -28,6 +28,7 @@ FLOORS = {
     "arguments": 2,
     "data": 2,
     "backend": 2,
+    "totals": 2,
     "host": 2,
     "hosts": 2,
     "joining": 2,
@@ -59,7 +60,13 @@ FLOORS = {
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
 NEIGHBOURS |= {("startup", "inputs"), ("trainer", "inputs"), ("evaluation", "inputs")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
-NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"), ("data", "backend")}
+NEIGHBOURS |= {
+    ("settings", "config"),
+    ("models", "stream"),
+    ("models", "errors"),
+    ("data", "backend"),
+    ("backend", "totals"),
+}
 NEIGHBOURS |= {("gpu", "cores")}
 NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}

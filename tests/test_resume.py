@@ -161,7 +161,7 @@ def test_no_usable_checkpoint_is_an_end_of_its_own(three, capsys):
 
 def test_the_best_checkpoint_is_kept_whatever_its_age(recipe, image_folder, tmp_path, monkeypatch):
     from hvd_imagenet import evaluation, trainer
-    from hvd_imagenet.backend import Totals
+    from hvd_imagenet.totals import Totals
 
     top1 = iter([3, 9, 4, 9, 1, 2])
     monkeypatch.setattr(trainer, "evaluate_all", lambda *_: Totals(10.0, next(top1), 20, 23))
