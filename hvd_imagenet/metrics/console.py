@@ -1,17 +1,16 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, and log.txt."""
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from hvd_imagenet.metrics.appended import AppendedFile
+from hvd_imagenet.metrics.words import Words
 from hvd_imagenet.policy import LargeBatchPolicy
 
 # Open MPI gives its workers a terminal of its own and passes on, to a file perhaps, what is written there.
@@ -25,18 +24,18 @@ class _LastingConsole(Console):
         self.quiet = True
 
 
-class RunConsole:
-    """Shows a run as it goes; for rank 0 only.
+class RunConsole(Words):
+    """Shows a run as it goes.
 
     Args:
-        log: every line is also appended to this file.
         policy: for the length of the run.
         console: where to show it; by default standard output.
     """
 
-    def __init__(self, log: Path, policy: LargeBatchPolicy, console: Console | None = None):
-        self._policy = policy
-        self._log = AppendedFile(log)
+    waited_for = False  # it may be a terminal that somebody has halted, or a pager
+
+    def __init__(self, policy: LargeBatchPolicy, console: Console | None = None):
+        super().__init__(policy)
         self._console = console or _LastingConsole()
         columns = BarColumn(bar_width=None), TextColumn("{task.description}", table_column=Column(no_wrap=True))
         self._bar = Progress(*columns, console=self._console, expand=True, transient=True)
@@ -49,40 +48,14 @@ class RunConsole:
         """Print a line, above the progress bar if there is one."""
         with suppress(OSError):  # as from a full disk, where the output goes to a file
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self.record(text)
 
     def step(self, values: dict[str, Any]) -> None:
-        """Show a logged step, as it is written to metrics.jsonl."""
-        left = (self._policy.last_sample - values["samples_seen"]) / values["images_per_second"]
-        parts = [
-            f"epoch {values['epoch']:.2f}/{self._policy.epochs:g}",
-            f"step {values['step']}/{self._policy.total_steps}",
-            f"loss {values['loss']:.3f}",
-            f"top-1 {values['top1']:.1%}",
-            f"lr {values['lr']:.3g}",
-            f"{values['images_per_second']:,.0f} img/s",
-            f"{_clock(left)} left",
-        ]
-        line = "  ".join(parts)
-        short = " ".join(parts[:1] + parts[2:])  # with a bar, on 80 columns
+        epoch, _, *others = self.parts_of(values)
+        short = " ".join([epoch, *others])  # with a bar, on 80 columns
         self._bar.update(self._task, description=short, completed=values["samples_seen"])
-        if self._has_bar:
-            self.record(line)
-        else:
-            self.line(line)
+        if not self._has_bar:
+            super().step(values)
 
     def close(self) -> None:
         if self._has_bar:
             self._bar.stop()
-        self._log.close()
-
-    def record(self, text: str) -> None:
-        """Write a line to the log alone."""
-        self._log.write(text + "\n")
-
-
-def _clock(seconds: float) -> str:
-    """Seconds as minutes:seconds, or hours:minutes:seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
