@@ -274,6 +274,14 @@ def test_numbers():
     assert plots.numbers([1 / 3, float("nan"), float("inf"), 123456789, 0]) == [0.33333, None, None, 123460000, 0]
 
 
+@pytest.mark.parametrize(("count", "inches"), [(6, 6.4), (30, 6.4), (50, 10.1)])
+def test_the_still_picture_has_room_for_its_legend(everything, count, inches):
+    """A line of it takes 28 of the 150 points of an inch."""
+    picture = png([arms.Arm(str(n), everything[0].runs) for n in range(count)], "us")
+    height = int.from_bytes(picture[20:24])
+    assert height == pytest.approx(150 * inches, abs=1) and height >= 28 * count
+
+
 @pytest.mark.filterwarnings("error")
 def test_the_still_picture_takes_any_name(everything):
     """matplotlib takes what is between $ for mathematics, leaves out what begins with _, and lacks some characters."""

@@ -24,6 +24,7 @@ MARKERS = {
 }
 LONGEST_NAME = 48
 INSIDE = 6  # arms whose legend has room among the curves
+HEIGHT, IN_THE_LEGEND = 6.4, 0.19  # inches: of the picture at least, and of an arm's line
 
 
 def png(arms: list[Arm], made_by: str) -> bytes:
@@ -34,7 +35,8 @@ def png(arms: list[Arm], made_by: str) -> bytes:
     """
     from matplotlib.figure import Figure  # a second: only where a picture is asked for
 
-    figure = Figure(figsize=(9 if len(arms) <= INSIDE else 13, 6.4), layout="constrained", facecolor=LIGHT["card"])
+    size = (9, HEIGHT) if len(arms) <= INSIDE else (13, max(HEIGHT, 0.6 + IN_THE_LEGEND * len(arms)))
+    figure = Figure(figsize=size, layout="constrained", facecolor=LIGHT["card"])
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     rates = [curves.sampled(furthest(arm, "lr")) for arm in arms]
     handles = []
