@@ -31,7 +31,7 @@ class Events:
 
     Attributes:
         steps, evaluations: values by key, float64 arrays of one length, in the order of the lines; NaN: not given.
-        slowest_hosts: of each step the slowest worker's host, or None.
+        slowest_hosts: of each step the slowest worker's host, as its number in ``hosts``, whose names may be None.
         restarts: values by key; those not given are None.
         damaged: lines that are left out since they cannot be read.
         cut_short: whether the last line is, which is no damage as long as the run is being written.
@@ -40,6 +40,7 @@ class Events:
     steps: Columns
     evaluations: Columns
     slowest_hosts: np.ndarray
+    hosts: list[str | None]
     restarts: list[dict[str, Any]]
     damaged: int
     cut_short: bool
@@ -68,19 +69,21 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
-def _parsed(lines: bytes) -> tuple[Columns, Columns, np.ndarray, list[dict[str, Any]]]:
-    """Steps, evaluations, hosts, restarts; pyarrow takes a third of the time that the json module does."""
+def _parsed(lines: bytes) -> tuple[Columns, Columns, np.ndarray, list[str | None], list[dict[str, Any]]]:
+    """What `Events` begins with; pyarrow takes a third of the time that the json module does."""
     how = pa.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore")
     one_thread = pa.json.ReadOptions(use_threads=False, block_size=LONGEST_LINE)
     table = pa.json.read_json(io.BytesIO(lines.strip() or b"{}"), read_options=one_thread, parse_options=how)
     numbers = {name: _numbers(table[name]) for name in NUMBERS}
-    events = _texts(table["event"])
+    events, kinds = _texts(table["event"])
+    hosts, names = _texts(table["slowest_host"])
     chosen = {}
     for kind, needed in NEEDED.items():
-        chosen[kind] = (events == kind) & np.all([np.isfinite(numbers[name]) for name in needed], axis=0)
+        of_kind = events == kinds.index(kind) if kind in kinds else np.zeros(len(events), bool)
+        chosen[kind] = of_kind & np.all([np.isfinite(numbers[name]) for name in needed], axis=0)
     steps, evaluations = ({name: of[chosen[kind]] for name, of in numbers.items()} for kind in ("step", "eval"))
     restarts = [table.slice(place, 1).to_pylist()[0] for place in np.flatnonzero(chosen["restart"])]
-    return steps, evaluations, _texts(table["slowest_host"])[chosen["step"]], restarts
+    return steps, evaluations, hosts[chosen["step"]], names, restarts
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
@@ -94,10 +97,10 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     return np.where(there, values, np.nan)
 
 
-def _texts(column: pa.ChunkedArray) -> np.ndarray:
-    """A column's texts, None where there is none."""
+def _texts(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str | None]]:
+    """A column's texts as their numbers in a list of those that there are; None is one, if it has any."""
     coded = column.dictionary_encode(null_encoding="encode").combine_chunks()
-    return np.array([*coded.dictionary.to_pylist(), None], object)[_memory(coded.indices, np.int32)]
+    return _memory(coded.indices, np.int32), coded.dictionary.to_pylist()
 
 
 def _memory(array: pa.Array, kind: type) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from hvd_imagenet.report.accounts import Accounts, plain
 from hvd_imagenet.report.events import Events
 from hvd_imagenet.run_directory import RunDirectory
 
-READERS = 4
+READERS = 4  # runs that are read at a time at most
 SHOWN = 5  # names in a message at most
 NO_RUN = "neither events in metrics.jsonl nor config.yaml and checkpoints"
 BEGINNING = 2**16  # bytes of metrics.jsonl, in which there are events
@@ -204,7 +205,7 @@ def read(paths: list[Path]) -> list[Run]:
     Raises:
         SettingsError: one cannot be read.
     """
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(min(READERS, len(os.sched_getaffinity(0)))) as pool:  # more only get in each other's way
         return list(pool.map(_read, paths, _labels(paths)))
 
 

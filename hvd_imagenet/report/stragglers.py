@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -48,20 +47,22 @@ def _straggler(arm: int, run: Run) -> Straggler | None:
     there = np.isfinite(steps["slowest_rank"])
     if not there.any():
         return None
-    ranks, hosts = steps["slowest_rank"][there], run.events.slowest_hosts[there]
+    hosts, names = run.events.slowest_hosts[there], run.events.hosts
+    workers = steps["slowest_rank"][there] * len(names) + hosts  # the same rank may come to be on another host
     median = steps["median_seconds"][there]
     behind = steps["slowest_seconds"][there] - median
-    workers = Counter(zip(ranks.tolist(), hosts.tolist(), strict=True))  # the same rank may come to be on another host
-    (rank, host), count = workers.most_common(1)[0]
-    its = (ranks == rank) & (hosts == host)
+    different, counts = np.unique(workers, return_counts=True)
+    worker = different[counts.argmax()]
+    rank, host = (int(part) for part in divmod(worker, len(names)))
+    its, name = workers == worker, names[host]
     late, usual = _mean(behind[its]), _mean(median[its])
     return Straggler(
         arm,
         run.label,
-        rank=int(rank),
-        host=None if host is None else plain(host),
-        share=count / len(ranks),
-        on_host=None if host is None else float(np.mean(hosts == host)),
+        rank=rank,
+        host=None if name is None else plain(name),
+        share=float(its.mean()),
+        on_host=None if name is None else float(np.mean(hosts == host)),
         behind=late,
         ratio=late / usual if late is not None and usual else None,
         lost=_mean(behind),
