@@ -223,7 +223,7 @@ def test_what_was_measured_is_not_given_beside(nodes, option, clash, capsys, tmp
     value = {"--network": "50Gb", "--latency-us": "20", "--inside": "5GB/s"}[option]
     arguments = ["--config", "resnet50_8k", "--workers", "16", "--bench", str(tmp_path / "links.json"), option, value]
     if clash:
-        assert refused(capsys, *arguments).startswith(f"{option}: and --bench {tmp_path}/links.json, which has measured")
+        assert refused(capsys, *arguments).startswith(f"{option}: and --bench {tmp_path}/links.json, which has meas")
     else:
         assert plan(capsys, *arguments)["cluster"]["workers"] == 16
 

@@ -245,6 +245,7 @@ def test_the_two_ways_in_which_a_batch_grows():
         ("seeds: [0]\ngrid: {epochs: 3}", "study.yaml: grid: epochs: 3; give a list of values"),
         ("seeds: [0]\ngrid: {epochs: []}", "study.yaml: grid: epochs: []; give a list of values"),
         ("seeds: [0]\ngrid: {epochs: [3, 3]}", "study.yaml: arm epochs=3: is there twice"),
+        (STUDY + "grid: {lr.warmup.kind: [none]}", "arm large: lr.warmup.kind: none; is in the grid, too; leave"),
         ("seeds: [0]\ngrid: {lr.schedule.milestones: [[1]]}", "milestones: [1]; cannot name a folder: make it an arm"),
         ("seeds: [0]\ngrid: {data.path: [a/b]}", "study.yaml: arm path=a/b: is to name a folder; give letters, digits"),
         ("seeds: [0]\narms: {../a: {epochs: 3}}", "study.yaml: arm ../a: is to name a folder; give letters"),

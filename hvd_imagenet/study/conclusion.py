@@ -6,8 +6,8 @@ from hvd_imagenet import report
 from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import StoppedError, StudyError
 from hvd_imagenet.study import outcome, tables
-from hvd_imagenet.study.definition import Run
-from hvd_imagenet.study.folder import REPORT, TABLE, StudyFolder
+from hvd_imagenet.study.definition import REPORT, TABLE, Run
+from hvd_imagenet.study.folder import StudyFolder
 from hvd_imagenet.study.runner import Left
 
 
