@@ -107,6 +107,14 @@ def test_a_run_that_fails_does_not_stop_the_others(study, tmp_path, capsys):
     assert (tmp_path / "out" / "table.md").read_text().startswith(TABLE)
 
 
+def test_a_report_that_cannot_be_written_does_not_take_the_table_along(study, tmp_path, capsys):
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    assert study()[0] == 2
+    said = capsys.readouterr()
+    assert "2 of 2  10.50 ± 0.71" in said.out and "out/report.html" in said.err
+    assert (tmp_path / "out" / "table.md").read_text().startswith(TABLE)
+
+
 def test_a_run_that_ends_without_a_word(study, capsys):
     assert study(SILENT="small/seed-1")[0] == 1
     said = capsys.readouterr().out
