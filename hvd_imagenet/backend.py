@@ -16,6 +16,7 @@ import numpy as np
 
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.policy import StepPlan
+from hvd_imagenet.totals import StepTotals, Totals
 
 PACKAGES = {"torch": "torch", "keras": "tensorflow"}
 OTHER_VERSION = "Framework .* installed with version"  # how Horovod begins to say so
@@ -55,32 +56,6 @@ class InUse:
             _, wait_for_first = self._batches[0]
             wait_for_first()
             self._batches.popleft()
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over samples, of all workers: no means of means.
-
-    Attributes:
-        loss_sum: cross-entropy, summed.
-        top1, top5: how many samples have the right class among their first, or first five, answers.
-        count: how many samples.
-        stop: in a step, how many workers were asked to stop.
-    """
-
-    loss_sum: float
-    top1: int
-    top5: int
-    count: int
-    stop: int = 0
-
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / self.count
-
-    def accuracies(self) -> dict[str, float]:
-        """Top-1 and top-5 accuracy as fractions."""
-        return {"top1": self.top1 / self.count, "top5": self.top5 / self.count}
 
 
 @dataclass
@@ -132,17 +107,20 @@ class Backend(Protocol):
     cores: int
     pulse: Pulse
 
-    def train_step(self, plan: StepPlan, micro_batches: Iterable[Batch], stop: bool = False) -> None:
+    def train_step(
+        self, plan: StepPlan, micro_batches: Iterable[Batch], stop: bool = False, norms: bool = False
+    ) -> None:
         """Take one step from this worker's micro-batches of it; returns without waiting for the device.
 
         Args:
             stop: this worker is asked to stop; in the step's totals, all workers find how many are.
+            norms: have the norms of gradients and weights in the step's totals.
 
         Raises:
             LostContactError: another worker is gone; so may the other methods that wait for all workers.
         """
 
-    def take_totals(self, wait: bool) -> list[tuple[StepPlan, Totals]]:
+    def take_totals(self, wait: bool) -> list[tuple[StepPlan, StepTotals]]:
         """The steps that have not been taken by an earlier call: the plan of each, and the sums over its samples.
 
         Args:

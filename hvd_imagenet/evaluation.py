@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from hvd_imagenet import backend as backends
 from hvd_imagenet import checkpoint
-from hvd_imagenet.backend import Backend, Batch, Totals
+from hvd_imagenet.backend import Backend, Batch
 from hvd_imagenet.config import Config
 from hvd_imagenet.data.loader import evaluation_batches
 from hvd_imagenet.data.remote.cache import require_room
@@ -27,6 +27,7 @@ from hvd_imagenet.inputs import (
 )
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.startup import read_checkpoint, take_over
+from hvd_imagenet.totals import Totals
 
 
 def evaluate(config: Config, run: RunDirectory) -> tuple[int, Totals]:

@@ -28,6 +28,7 @@ FLOORS = {
     "arguments": 2,
     "data": 2,
     "backend": 2,
+    "totals": 2,
     "host": 2,
     "hosts": 2,
     "joining": 2,
@@ -42,6 +43,7 @@ FLOORS = {
     "startup": 4,
     "saver": 4,
     "evaluation": 4,
+    "listeners": 4,
     "trainer": 4,
     "cli": 5,
     "data_cli": 5,
@@ -59,8 +61,14 @@ FLOORS = {
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
 NEIGHBOURS |= {("startup", "inputs"), ("trainer", "inputs"), ("evaluation", "inputs")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
-NEIGHBOURS |= {("settings", "config"), ("models", "stream"), ("models", "errors"), ("data", "backend")}
-NEIGHBOURS |= {("gpu", "cores")}
+NEIGHBOURS |= {
+    ("settings", "config"),
+    ("models", "stream"),
+    ("models", "errors"),
+    ("data", "backend"),
+    ("backend", "totals"),
+}
+NEIGHBOURS |= {("gpu", "cores"), ("trainer", "listeners"), ("listeners", "startup")}
 NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
 NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench")}

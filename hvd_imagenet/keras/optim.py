@@ -52,3 +52,13 @@ def sum_over_workers(tensor: tf.Tensor, name: str) -> tf.Tensor:
     A worker alone has its sum, and does not wait for the next cycle of Horovod to find that out.
     """
     return tensor if hvd.size() == 1 else hvd.allreduce(tensor, name=name, op=hvd.Sum)
+
+
+def seconds_between(gradients: list[tf.Tensor], summed: list[tf.Tensor]) -> tf.Tensor:
+    """Seconds from the moment that the last of a worker's gradients is ready to that of the last sum; float64."""
+    if hvd.size() == 1:
+        return tf.zeros([], tf.float64)
+    with tf.control_dependencies(gradients):
+        ready = tf.timestamp()
+    with tf.control_dependencies([*summed, ready]):
+        return tf.timestamp() - ready

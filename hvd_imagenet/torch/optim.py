@@ -9,6 +9,7 @@ import horovod.torch as hvd
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import get_total_norm
 
 from hvd_imagenet.config import OptimizerSettings
 
@@ -36,6 +37,13 @@ def sgd(model: nn.Module, settings: OptimizerSettings) -> torch.optim.SGD:
     """
     groups = sgd_param_groups(model, settings.weight_decay)
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov)
+
+
+def norms_of(model: nn.Module) -> torch.Tensor:
+    """L2 norms over all trainable parameters: of the gradients and of the weights; shape (2,), on their device."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        return torch.stack([get_total_norm([p.grad for p in parameters]), get_total_norm(parameters)])
 
 
 def sum_over_workers(tensor: torch.Tensor, name: str) -> Callable[[], object]:

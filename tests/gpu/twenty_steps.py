@@ -135,7 +135,7 @@ def check_keras(backend: Backend) -> None:
             assert not concrete.function_def.attr["_XlaMustCompile"].b
             reductions = [op for op in concrete.graph.get_operations() if op.type == "HorovodAllreduce"]
             assert bool(reductions) == (function is backend._finish and backend.size > 1)
-    assert all("GPU" in parameter.variable.device for parameter in backend._parameters.values())
+    assert all("GPU" in parameter.variable.device for parameter in backend._state._parameters.values())
 
 
 if __name__ == "__main__":
