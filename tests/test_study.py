@@ -45,7 +45,7 @@ def study(image_folder, tmp_path, monkeypatch):
     def run(*options, text=STUDY, **environment):
         (tmp_path / "noted").write_text("")
         write_study(tmp_path, text)
-        for name in ("MEETS", "FAILS", "LINGERS", "SILENT"):
+        for name in ("MEETS", "FAILS", "LINGERS", "SILENT", "LATE"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
