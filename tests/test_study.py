@@ -174,7 +174,7 @@ def test_a_signal_is_passed_on_and_the_study_goes_on_later(number, study, starte
     assert (tmp_path / "out" / "table.md").read_text().startswith(TABLE)
 
 
-DEAF = """trap 'echo heard >>noted; $LAST' TERM; echo $$ >noted; for i in $(seq 900); do sleep 0.1; done"""
+DEAF = """trap 'echo heard >>noted; $LAST' TERM; echo $$ >noted; for i in {1..900}; do sleep 0.1; done"""
 
 
 def test_a_second_signal_ends_all_at_once(started, tmp_path, monkeypatch):
