@@ -24,6 +24,7 @@ from hvd_imagenet.errors import CheckpointError
 FORMAT = 2
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 MISSING = FileNotFoundError, IsADirectoryError, NotADirectoryError  # other errors may pass
+NEWER = {"trained"}  # fields that checkpoints of this format did not have at first
 UNFINISHED, UNUSABLE = ".partial", ".unusable"  # suffixes of folders that are not checkpoints
 
 
@@ -35,8 +36,9 @@ class Progress:
         step: finished steps.
         samples_seen: samples taken by them: the run's clock.
         train_seconds: time spent in steps; wall_seconds: altogether; both over all restarts.
-        evaluations: of the run so far: step, epoch, loss, top1, top5, count.
+        evaluations: of the run so far: step, epoch, loss, top1, top5, count, and train_loss, train_top1, train_top5.
         evaluation_due: the weights at this step are still to be evaluated.
+        trained: since the last evaluation: summed loss, top-1, top-5, and number of samples.
     """
 
     step: int = 0
@@ -45,6 +47,7 @@ class Progress:
     wall_seconds: float = 0.0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     evaluation_due: bool = False
+    trained: list[float] = field(default_factory=lambda: [0.0, 0, 0, 0])
 
 
 def save(folder: Path, state: State, progress: Progress, settings: dict[str, Any]) -> Path:
@@ -218,7 +221,8 @@ def _read(path: Path) -> tuple[State, Progress, dict[str, Any]]:
             if hashlib.sha256(data).hexdigest() != description["checksums"][name]:
                 raise _DamagedError(f"{path / name}: damaged, not what was saved")
             arrays[name] = safetensors.numpy.load(data)
-        progress = Progress(**{name.name: description[name.name] for name in dataclasses.fields(Progress)})
+        fields = [name.name for name in dataclasses.fields(Progress)]
+        progress = Progress(**{name: description[name] for name in fields if name in description or name not in NEWER})
         settings = dict(description["config"])
     return State(arrays[MODEL], arrays[OPTIMIZER]), progress, settings
 

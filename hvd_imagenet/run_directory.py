@@ -23,6 +23,8 @@ class RunDirectory:
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
+        self.tensorboard = path / "tensorboard"
+        self.mllog = path / "mllog.txt"
         self.checkpoints = path / "checkpoints"
         self.status = path / "status.json"
         self.lock = path / "lock"

@@ -11,7 +11,7 @@ from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.errors import CheckpointError, DivergedError
 from hvd_imagenet.faults.divergence import REMEDY
 from hvd_imagenet.faults.together import together
-from hvd_imagenet.metrics.journal import NoJournal
+from hvd_imagenet.metrics.journal import Journal
 from hvd_imagenet.startup import Start
 
 
@@ -22,7 +22,7 @@ class Saver:
         saved_step: the step of the newest, if the run goes on from it or has written it; None: there is none.
     """
 
-    def __init__(self, start: Start, journal: NoJournal):
+    def __init__(self, start: Start, journal: Journal):
         self._folder = start.run.checkpoints
         self._rules = start.config.checkpoint
         self._settings = start.settings

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
     require_same_settings(config, backend)
     with together(backend):
         require_data(config)
+        require_packages(config)
     train_set, val_set = (open_everywhere(config, split, backend) for split in ("train", "val"))
     policy = config.policy(len(train_set))
     stream = sample_stream(config, train_set)
@@ -131,6 +133,12 @@ def require_same_settings(config: Config, backend: Backend) -> None:
                         f"{key}: {other[key]} on worker {rank}, {given[0][key]} on worker 0; give all the same "
                         "options and files"
                     )
+
+
+def require_packages(config: Config) -> None:
+    """Raise SettingsError unless there is what the settings need beside the package's own requirements."""
+    if config.log.mllog and not find_spec("mlperf_logging"):
+        raise SettingsError("log.mllog: true; needs the package mlperf-logging: pip install 'hvd-imagenet[mllog]'")
 
 
 def check_fit(config: Config, policy: LargeBatchPolicy, train_set: Store, workers: int) -> None:

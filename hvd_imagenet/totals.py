@@ -18,11 +18,18 @@ SUMS = 4  # summed loss, top-1, top-5 and number of samples
 COUNTS = SUMS + 1  # and how many workers are asked to stop
 
 
-class Waits(NamedTuple):
-    """Seconds that a worker has waited in a step: for its micro-batches, and, its gradients ready, for their sum."""
+class Times(NamedTuple):
+    """Seconds of a worker's part in a step.
+
+    Attributes:
+        data: waited for its micro-batches.
+        allreduce: with its gradients ready, waited for their sum, and so for slower workers.
+        whole: all of it.
+    """
 
     data: float = 0.0
     allreduce: float = 0.0
+    whole: float = 0.0
 
 
 class Norms(NamedTuple):
@@ -54,6 +61,11 @@ class Totals:
         loss_sum, *integers = sums
         return cls(loss_sum, *map(round, integers))
 
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.loss_sum + other.loss_sum, self.top1 + other.top1, self.top5 + other.top5, self.count + other.count
+        )
+
     @property
     def loss(self) -> float:
         return self.loss_sum / self.count
@@ -69,38 +81,37 @@ class StepTotals(Totals):
 
     Attributes:
         stop: how many workers were asked to stop.
-        waits: of each worker, by rank, in the step before: those of a step are not over when its sums are under way.
+        times: of each worker, by rank, in the step before: a step is not over when its sums are under way.
         norms: None: not asked for.
     """
 
     stop: int
-    waits: list[Waits]
+    times: list[Times]
     norms: Norms | None = None
 
 
 def tail_length(workers: int) -> int:
     """How many numbers the end of the step vector has, behind the statistics of batch normalisation."""
-    return COUNTS + len(Waits._fields) * workers
+    return COUNTS + len(Times._fields) * workers
 
 
-def own_tail(rank: int, workers: int, stop: bool, waits: Waits) -> np.ndarray:
+def own_tail(rank: int, workers: int, stop: bool, times: Times) -> np.ndarray:
     """What a worker adds to the end of the step vector before it has seen a sample; float64.
 
-    Each worker's waits have places of their own, in which all others have 0, so that their sum tells each one's.
+    Each worker's times have places of their own, in which all others have 0, so that their sum tells each one's.
     """
     tail = np.zeros(tail_length(workers))
     tail[SUMS] = stop
-    start = COUNTS + len(waits) * rank
-    tail[start : start + len(waits)] = waits
+    start = COUNTS + len(times) * rank
+    tail[start : start + len(times)] = times
     return tail
 
 
 def step_totals(tail: list[float], norms: list[float]) -> StepTotals:
     """The end of a step vector, summed over the workers, and the norms, none or both, in words."""
-    sums, (stop, *waits) = tail[:SUMS], tail[SUMS:]
-    pairs = [Waits(*pair) for pair in zip(waits[::2], waits[1::2], strict=True)]
-    totals = Totals.of(sums)
-    return StepTotals(**vars(totals), stop=round(stop), waits=pairs, norms=Norms(*norms) if norms else None)
+    sums, (stop, *seconds) = tail[:SUMS], tail[SUMS:]
+    times = list(map(Times._make, zip(*[iter(seconds)] * len(Times._fields), strict=True)))
+    return StepTotals(**vars(Totals.of(sums)), stop=round(stop), times=times, norms=Norms(*norms) if norms else None)
 
 
 class TakenSteps:

@@ -21,15 +21,17 @@ from hvd_imagenet.faults.stopping import StopRequests
 from hvd_imagenet.faults.together import together
 from hvd_imagenet.inputs import decoding
 from hvd_imagenet.joining import NO_STALL
+from hvd_imagenet.listeners import listeners
 from hvd_imagenet.metrics import lines, result
-from hvd_imagenet.metrics.journal import Journal, NoJournal
+from hvd_imagenet.metrics.journal import Journal
+from hvd_imagenet.metrics.spending import Spending
 from hvd_imagenet.metrics.stopwatch import Stopwatch
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.policy.clock import periods
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.saver import Saver
 from hvd_imagenet.startup import Start, prepare
-from hvd_imagenet.totals import Totals
+from hvd_imagenet.totals import StepTotals, Totals
 
 
 def train(config: Config, run: RunDirectory, resume: str) -> None:
@@ -83,30 +85,32 @@ class Trainer:
         self._saver = Saver(self._start, self._journal)
         self._wall_start = time.monotonic() - progress.wall_seconds
         self._stopwatch = Stopwatch(progress.train_seconds, progress.samples_seen)
+        self._spending = Spending(self._job.hosts)
         try:
             self._greet()
+            self._journal.begin(self._moment())
             if progress.evaluation_due:
                 with self._stopwatch.paused():
                     self._evaluate()
             for plan in self._policy.steps(from_=progress.samples_seen):
-                self._backend.train_step(plan, loader.micro_batches(plan), stop=self._interrupted())
-                self._after(plan)
+                asked, logs = self._interrupted(), self._logs(plan)
+                self._backend.train_step(plan, loader.micro_batches(plan), stop=asked, norms=logs)
+                self._after(plan, logs)
             if not progress.evaluations or progress.evaluations[-1]["step"] != progress.step:
                 self._evaluate()  # the run was longer once, and goes on beyond its end
             self._finish()
         except RunError as error:
-            self._journal.record(f"ended: {error}")
+            self._journal.failed(str(error))
             raise
         finally:
             self._journal.close()
 
-    def _after(self, plan: StepPlan) -> None:
+    def _after(self, plan: StepPlan, logs: bool) -> None:
         """Move the clock; log, save and evaluate where it says so, and heed what the workers agreed on."""
         progress, config = self._progress, self._config
         progress.step = plan.step + 1
         progress.samples_seen = plan.samples_seen + plan.global_batch
         ended = progress.samples_seen >= self._policy.total_samples
-        logs = ended or progress.step % config.log.every_steps == 0
         saves = ended or self._every(config.checkpoint.every_steps) or self._due(config.checkpoint.every_epochs, plan)
         progress.evaluation_due = ended or self._due(config.evaluate.every_epochs, plan)
         every = config.faults.fingerprint_every_steps
@@ -117,7 +121,7 @@ class Trainer:
         pauses = logs or compares or saves or commits or progress.evaluation_due
         taken = self._backend.take_totals(wait=pauses)
         for of, totals in taken:
-            self._require_finite(of, totals.loss_sum)
+            self._count(of, totals)
         stop = any(totals.stop for _, totals in taken)
         if not (pauses or stop):
             return
@@ -137,6 +141,11 @@ class Trainer:
             if progress.evaluation_due:
                 self._evaluate()
 
+    def _logs(self, plan: StepPlan) -> bool:
+        """Whether there is a line about a step."""
+        ends = plan.samples_seen + plan.global_batch >= self._policy.total_samples
+        return ends or (plan.step + 1) % self._config.log.every_steps == 0
+
     def _due(self, every_epochs: float | None, plan: StepPlan) -> bool:
         if every_epochs is None:
             return False
@@ -150,36 +159,49 @@ class Trainer:
     def _epoch(self) -> float:
         return self._progress.samples_seen / self._policy.dataset_size
 
-    def _require_finite(self, plan: StepPlan, loss_sum: float) -> None:
-        if not math.isfinite(loss_sum):
-            raise diverged(self._backend, plan, self._start.stream, self._start.train_set)
+    def _moment(self) -> dict[str, float]:
+        return {"step": self._progress.step, "epoch": self._epoch()}
 
-    def _log(self, plan: StepPlan, totals: Totals) -> None:
+    def _count(self, plan: StepPlan, totals: StepTotals) -> None:
+        if not math.isfinite(totals.loss_sum):
+            raise diverged(self._backend, plan, self._start.stream, self._start.train_set)
         progress = self._progress
+        progress.trained = list(vars(Totals(*progress.trained) + totals).values())
+        self._spending.add(totals)
+
+    def _log(self, plan: StepPlan, totals: StepTotals) -> None:
         self._journal.step(
             {
-                "step": progress.step,
-                "samples_seen": progress.samples_seen,
+                "step": self._progress.step,
+                "samples_seen": self._progress.samples_seen,
                 "epoch": self._epoch(),
                 "loss": totals.loss,
-                "top1": totals.accuracies()["top1"],
+                **totals.accuracies(),
                 "lr": plan.learning_rate,
                 "global_batch": plan.global_batch,
-                "images_per_second": self._stopwatch.images_per_second(progress.samples_seen),
+                "images_per_second": self._stopwatch.images_per_second(self._progress.samples_seen),
+                **self._spending.since(),
+                "grad_norm": totals.norms.gradient,
+                "weight_norm": totals.norms.weights,
             }
         )
 
     def _evaluate(self) -> None:
         progress = self._progress
         start = self._start
+        self._journal.evaluating(self._moment())
         totals = evaluate_all(self._config, self._backend, start.val_set, self._job.stop, start.norm_images)
         if totals is None:
             self._stop()
         if not math.isfinite(totals.loss_sum):
             self._saver.discard(progress.step)
             raise DivergedError(f"the loss in the evaluation after step {progress.step} is {totals.loss}; {REMEDY}")
-        moment = {"step": progress.step, "epoch": self._epoch()}
-        event = {**moment, "loss": totals.loss, **totals.accuracies(), "count": totals.count}
+        event = {**self._moment(), "loss": totals.loss, **totals.accuracies(), "count": totals.count}
+        trained = Totals(*progress.trained)
+        if trained.count:
+            seen = {"loss": trained.loss, **trained.accuracies()}
+            event |= {f"train_{name}": value for name, value in seen.items()}
+        progress.trained = [0.0, 0, 0, 0]
         progress.evaluations.append(event)
         progress.evaluation_due = False
         self._journal.evaluation(event)
@@ -213,18 +235,16 @@ class Trainer:
             self._progress.wall_seconds = time.monotonic() - self._wall_start
             self._elastic.commit(self._backend.state(), self._progress)
 
-    def _open_journal(self) -> NoJournal:
-        progress, run = self._progress, self._run
+    def _open_journal(self) -> Journal:
         with together(self._backend):
             if self._backend.rank == 0:
                 try:
-                    evaluated = not progress.evaluation_due
-                    return Journal(run.metrics, run.log, self._policy, progress.step, evaluated)
+                    return Journal(listeners(self._start))
                 except OSError as error:
                     raise CheckpointError(
-                        f"{run.path}: cannot be written ({error.strerror}); free some space"
+                        f"{self._run.path}: cannot be written ({error.strerror}); free some space"
                     ) from None
-        return NoJournal()
+        return Journal()
 
     def _greet(self) -> None:
         policy, step, size = self._policy, self._progress.step, self._backend.size
@@ -243,12 +263,12 @@ class Trainer:
             self._journal.restart({**moment, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
     def _finish(self) -> None:
+        self._journal.flush()  # a result is made of what has been told
         with together(self._backend), self._job.writing:
             if self._backend.rank == 0:
                 outcome = self._result()
                 self._run.write_result(outcome)
-                where = self._run.path / "result.json"
-                self._journal.say(f"done: validation top-1 {outcome['val_top1']:.2%}, in {where}")
+                self._journal.done(outcome)
 
     def _result(self) -> dict[str, Any]:
         restarts = [event for event in lines.read(self._run.metrics) if event.pop("event") == "restart"]

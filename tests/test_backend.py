@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from hvd_imagenet.backend import Batch, InUse
-from hvd_imagenet.totals import Totals
 
 
 def test_batches_are_held_until_the_device_is_done_with_them():
@@ -24,12 +23,6 @@ def test_batches_are_held_until_the_device_is_done_with_them():
         in_use.hold(batches.pop(0), lambda number=number: wait(number))
         assert waited == list(range(number - 1))
         assert [ref() is not None for ref in alive[: number + 1]] == [i > number - 2 for i in range(number + 1)]
-
-
-def test_totals():
-    totals = Totals(loss_sum=6.0, top1=1, top5=3, count=4)
-    assert totals.loss == 1.5
-    assert totals.accuracies() == {"top1": 0.25, "top5": 0.75}
 
 
 MISSING = "import sys; sys.modules['{}'] = None"

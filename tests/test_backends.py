@@ -1,12 +1,14 @@
 """What both frameworks' backends do alike, each by the same tests."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 from steps import made, micro_batches, plan
 
 from hvd_imagenet.backend import State
+from hvd_imagenet.stream import share
 
 pytestmark = [pytest.mark.one_launch, pytest.mark.parametrize("framework", ["torch", "keras"])]
 
@@ -88,6 +90,44 @@ def test_all_workers_know_in_the_same_step_how_many_are_to_stop(framework, worke
         [(_, totals)] = backend.take_totals(wait=False)
         assert (totals.stop, totals.count) == (len(stopping), 16)
         assert backend.take_totals(wait=True) == []
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_all_workers_know_how_long_each_has_waited_in_the_step_before(framework, workers):
+    backend = made(framework)
+    mine = list(micro_batches(2))[backend.rank :][:1]
+
+    def late():
+        time.sleep(0.5 * backend.rank)
+        yield mine[0]
+
+    for batches in (mine, late(), mine):
+        backend.train_step(plan(2), batches)
+        [(_, totals)] = backend.take_totals(wait=True)
+    prompt, tardy = totals.times
+    assert prompt.data < 0.25 <= 0.5 <= tardy.data
+    assert tardy.allreduce < 0.25 <= 0.4 <= prompt.allreduce
+    assert tardy.whole >= 0.5 and 0.4 <= prompt.whole < 5
+    assert backend.gather(totals.times) == [totals.times] * 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_norms_of_the_mean_gradient_and_of_the_weights_before_the_step(framework, workers):
+    backend = made(framework)
+    first, end = share(3, backend.rank, backend.size)
+    before = backend.state().model
+    backend.train_step(plan(3), list(micro_batches(3))[first:end], norms=True)
+    [(_, totals)] = backend.take_totals(wait=True)
+    momentum = backend.state().momentum  # after one step: the gradient, and the decay of all but gamma and beta
+    gradients = [u - 1e-4 * before[name] * ("bn" not in name) for name, u in momentum.items()]
+    assert totals.norms.gradient == pytest.approx(norm(gradients), rel=1e-9)
+    assert totals.norms.weights == pytest.approx(norm([before[name] for name in momentum]), rel=1e-9)
+    backend.train_step(plan(3), list(micro_batches(3))[first:end])
+    assert backend.take_totals(wait=True)[0][1].norms is None
+
+
+def norm(arrays):
+    return np.sqrt(sum((array**2).sum() for array in arrays))
 
 
 @pytest.mark.parametrize("workers", [2])

@@ -43,6 +43,7 @@ FLOORS = {
     "startup": 4,
     "saver": 4,
     "evaluation": 4,
+    "listeners": 4,
     "trainer": 4,
     "cli": 5,
     "data_cli": 5,
@@ -67,7 +68,7 @@ NEIGHBOURS |= {
     ("data", "backend"),
     ("backend", "totals"),
 }
-NEIGHBOURS |= {("gpu", "cores")}
+NEIGHBOURS |= {("gpu", "cores"), ("trainer", "listeners"), ("listeners", "startup")}
 NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
 NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench")}

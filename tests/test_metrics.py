@@ -26,7 +26,7 @@ LINE = "epoch 40.50/90  step 405/900  loss 1.235  top-1 70.5%  lr 0.0391  10 img
 
 def test_lines_can_be_read_while_they_are_written(tmp_path):
     journal = lines.MetricsLines(tmp_path / "metrics.jsonl", up_to_step=0)
-    journal.write("step", {"step": 1, "loss": 0.5})
+    journal.step({"step": 1, "loss": 0.5})
     assert lines.read(tmp_path / "metrics.jsonl") == [{"event": "step", "step": 1, "loss": 0.5}]
     journal.close()
 
@@ -43,7 +43,7 @@ def test_lines_beyond_the_checkpoint_are_cut(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"event": "step", "step": 2}\n{"event": "eval", "step": 2}\n{"event": "step", "step": 3}\n{"eve')
     journal = lines.MetricsLines(path, up_to_step=2)
-    journal.write("step", {"step": 3})
+    journal.step({"step": 3})
     journal.close()
     assert [(e["event"], e["step"]) for e in lines.read(path)] == [("step", 2), ("eval", 2), ("step", 3)]
 
@@ -72,7 +72,7 @@ def test_a_terminal_shows_a_bar_that_fits_80_columns(tmp_path, monkeypatch):
     shown = RunConsole(tmp_path / "log.txt", POLICY, Console(file=screen, force_terminal=True, width=80))
     shown.step({**STEP, "images_per_second": 12_345.0})
     shown._bar.refresh()
-    shown.line("epoch 1 [validation]")
+    shown.say("epoch 1 [validation]")
     shown.close()
     assert "12,345 img/s 0:04 left" in screen.getvalue() and "…" not in screen.getvalue()
     assert "epoch 1 [validation]" in screen.getvalue()

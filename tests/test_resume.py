@@ -255,16 +255,16 @@ def test_a_run_whose_end_cannot_be_saved_has_not_succeeded(recipe, image_folder,
 
 def test_lines_wait_for_a_full_disk(small_disk):
     file = AppendedFile(small_disk / "lines")
-    file.write("one\n")
+    file.write(b"one\n")
     filler = (small_disk / "filler").open("wb", buffering=0)
     with pytest.raises(OSError):
         while True:
             filler.write(bytes(4096))
-    long = "x" * 10_000 + "\n"
+    long = b"x" * 10_000 + b"\n"
     file.write(long)
-    file.write("three\n")
+    file.write(b"three\n")
     assert len((small_disk / "lines").read_text()) <= 4096
     filler.truncate(0)
-    file.write("four\n")
+    file.write(b"four\n")
     file.close()
-    assert (small_disk / "lines").read_text() == f"one\n{long}three\nfour\n"
+    assert (small_disk / "lines").read_text() == f"one\n{long.decode()}three\nfour\n"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -95,11 +96,43 @@ def test_the_workers_take_the_same_steps(walks):
         losses = [[event["loss"] for event in metrics(run, "step")] for run in (one, other)]
         assert len(losses[0]) == 8
         assert losses[1] == pytest.approx(losses[0], rel=1e-9)
-        assert [e["top1"] for e in metrics(other, "step")] == [e["top1"] for e in metrics(one, "step")]
+        for key in ("top1", "top5", "lr", "global_batch"):
+            assert [e[key] for e in metrics(other, "step")] == [e[key] for e in metrics(one, "step")]
+        for key in ("grad_norm", "weight_norm"):
+            norms = [[event[key] for event in metrics(run, "step")] for run in (one, other)]
+            assert norms[1] == pytest.approx(norms[0], rel=1e-9)
         for kind in ("model", "optimizer"):
             assert closest(weights(one, 8)[kind], weights(other, 8)[kind]) < 1e-9
         evaluations = [[(e["top1"], e["top5"], e["count"]) for e in metrics(run, "eval")] for run in (one, other)]
         assert evaluations[0] == evaluations[1]
+
+
+def test_evaluations_tell_of_all_samples_since_the_one_before(walks):
+    for run in (walks / "on-1", walks / "on-3", walks / "resumed"):
+        steps, start = metrics(run, "step"), 0
+        for event in metrics(run, "eval"):
+            since = [step for step in steps if start < step["step"] <= event["step"]]
+            samples = sum(step["global_batch"] for step in since)
+            for key in ("loss", "top1", "top5"):
+                mean = sum(step[key] * step["global_batch"] for step in since) / samples
+                assert event[f"train_{key}"] == pytest.approx(mean, rel=1e-12), (run, key)
+            start = event["step"]
+
+
+def test_where_the_time_goes_adds_up_and_the_slowest_worker_is_named(walks):
+    for workers in (1, 2, 3):
+        first, *others = metrics(walks / f"on-{workers}", "step")
+        assert not [key for key in first if key.endswith("_seconds")]  # which tell of the steps before
+        for event in others:
+            parts = [event[f"{part}_seconds"] for part in ("data", "compute", "communication")]
+            assert min(parts) >= 0 < sum(parts)
+            assert ("slowest_rank" in event) == (workers > 1)
+            if workers > 1:
+                assert event["slowest_rank"] in range(workers)
+                assert event["slowest_host"] == socket.gethostname()
+                assert event["slowest_seconds"] >= event["median_seconds"] > 0
+            else:
+                assert event["communication_seconds"] == 0
 
 
 def test_a_run_leaves_what_the_design_says(walks):
@@ -113,6 +146,7 @@ def test_a_run_leaves_what_the_design_says(walks):
             "metrics.jsonl",
             "result.json",
             "status.json",
+            "tensorboard",
         ]
         status = json.loads((run / "status.json").read_text())
         assert (status["status"], status["exit_code"], len(status["workers"])) == ("done", 0, workers)

@@ -96,10 +96,14 @@ class LogSettings:
     """What is written down on the way.
 
     Args:
-        every_steps: steps between two lines of metrics.jsonl and of the console.
+        every_steps: steps between two lines of metrics.jsonl and of the console, and two points in TensorBoard.
+        tensorboard: write TensorBoard's event files into the run's folder.
+        mllog: write mllog.txt, the run in MLPerf's log format; needs the package mlperf-logging.
     """
 
     every_steps: int = 20
+    tensorboard: bool = True
+    mllog: bool = False
 
     def __post_init__(self):
         require(self.every_steps > 0, "log.every_steps", self.every_steps, "give a number of steps above 0")

@@ -44,6 +44,7 @@ class Job:
     Attributes:
         stop: requests to stop that this worker has got.
         elastic: as given.
+        hosts: of all workers, by rank.
         writing: held while something is written that an end should not cut short.
     """
 
@@ -70,7 +71,7 @@ class Job:
         self._own_end = False  # the job ends for what this worker has found
 
     def __enter__(self) -> Job:
-        self._hosts = self._backend.gather(socket.gethostname())
+        self.hosts = self._backend.gather(socket.gethostname())
         self.stop.at_once = self._end_at_once
         if self.elastic:
             self.stop.lost_launcher = self._lost_launcher
@@ -129,7 +130,7 @@ class Job:
         if not together and self._backend.size > 1:
             self._end_alone(error)
         if self._backend.rank == 0:
-            self._status.end(ending_of(error, self._hosts, 0) if error else Ending(0, "done"))
+            self._status.end(ending_of(error, self.hosts, 0) if error else Ending(0, "done"))
             if self._witness:
                 self._run.stop.unlink(missing_ok=True)
         try:
@@ -148,7 +149,7 @@ class Job:
     def _start_watchdog(self, stall_seconds: float) -> None:
         backend = self._backend
         watchdog = self._watchdog = Watchdog(
-            self._hosts, stall_seconds, self._status, lambda: backend.pulse, self._leave
+            self.hosts, stall_seconds, self._status, lambda: backend.pulse, self._leave
         )
         server, address = link.listen() if backend.rank == 0 else (None, None)
         address = backend.gather(address)[0]
@@ -164,7 +165,7 @@ class Job:
                 self._watchdog = None
         self._sees_all = backend.rank == 0 and not any(missing)
         if backend.rank == 0 and any(missing):
-            who = ", ".join(f"{rank} on {self._hosts[rank]}" for rank, gone in enumerate(missing) if gone)
+            who = ", ".join(f"{rank} on {self.hosts[rank]}" for rank, gone in enumerate(missing) if gone)
             print(
                 f"warning: worker 0 cannot be reached on {', '.join(address.hosts)}, port {address.port}, by worker "
                 f"{who}: if one of them stops answering or hangs, nobody will notice; is there a firewall?",
@@ -179,7 +180,7 @@ class Job:
                 time.sleep(0.05)
         elif not isinstance(error, RunError):
             traceback.print_exception(error)
-        ending = self._status.ended() or ending_of(error, self._hosts, self._backend.rank)
+        ending = self._status.ended() or ending_of(error, self.hosts, self._backend.rank)
         self._own_end = not isinstance(error, LostContactError)
         if self._watchdog:
             self._watchdog.report(ending)
@@ -213,7 +214,7 @@ class Job:
 
     def _end_at_once(self, number: int) -> None:
         name = signal.Signals(number).name
-        host = self._hosts[self._backend.rank]
+        host = self.hosts[self._backend.rank]
         reason = f"worker {self._backend.rank} on {host} ended at once, without saving, on a second {name}"
         ending = Ending(128 + number, f"{reason}; --resume goes on from the last checkpoint", self._backend.rank, host)
         self._say_last(ending, self._status.end(ending))

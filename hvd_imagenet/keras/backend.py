@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from hvd_imagenet.keras.state import NetworkState
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
-from hvd_imagenet.totals import SUMS, Awaited, StepTotals, TakenSteps, Totals, Waits, own_tail, step_totals, tail_length
+from hvd_imagenet.totals import SUMS, Awaited, StepTotals, TakenSteps, Times, Totals, own_tail, step_totals, tail_length
 
 
 @contextmanager
@@ -83,7 +84,7 @@ class Backend:
         self._tail_length = tail_length(self.size)
         length = self._statistics.running.shape[0] + self._tail_length
         self._vector = tf.Variable(tf.zeros(length, self._dtype), trainable=False)
-        self._waits = Waits()  # of the last step
+        self._times = Times()  # of the last step
         self._in_use = InUse()
         self._steps = TakenSteps(late=0 if self.device_id is None else 1)
         self._reader = ThreadPoolExecutor(1, "totals")
@@ -97,10 +98,11 @@ class Backend:
     def train_step(
         self, plan: StepPlan, micro_batches: Iterable[Batch], stop: bool = False, norms: bool = False
     ) -> None:
+        start = time.perf_counter()
         first, end = share(plan.micro_batches, self.rank, self.size)
         # Tensors, since the trace of a Python number would hold for that number only.
         rate, parts = (tf.constant(n, self._dtype) for n in (plan.learning_rate, plan.micro_batches))
-        tail = tf.constant(own_tail(self.rank, self.size, stop, self._waits), self._dtype)
+        tail = tf.constant(own_tail(self.rank, self.size, stop, self._times), self._dtype)
         # The same trace on all workers: TensorFlow merges reductions of tensors that it finds to be one and the same.
         alone = plan.micro_batches <= self.size
         of_weights = [self._norm(self._variables)] if norms else []
@@ -116,9 +118,9 @@ class Backend:
                 wanted = tf.constant(norms)
                 losses[number], tail, of_gradient, waited = self._finish(*inputs, rate, tail, wanted, alone)
             self._hold(batch, losses[number])
-        self._waits = Waits(batches.seconds, float(waited))
         self._state.momentum_is_there = True
         self._steps.add(plan, losses, self._on_the_way_to_the_host(tail, [of_gradient, *of_weights] if norms else []))
+        self._times = Times(batches.seconds, float(waited), time.perf_counter() - start)
 
     def _on_the_way_to_the_host(self, tail: tf.Tensor, norms: list[tf.Tensor]) -> Callable[[], StepTotals]:
         """Begin to bring a step's totals to the host; returns what waits until they are there."""

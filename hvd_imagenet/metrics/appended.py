@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class AppendedFile:
-    """Appends text; what cannot be written for now is kept, and written when it can be.
+    """Appends bytes; what cannot be written for now is kept, and written when it can be.
 
     Args:
         path: the file, made if it is not there.
@@ -17,13 +17,10 @@ class AppendedFile:
     def __init__(self, path: Path):
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._pending = b""
-        size = os.fstat(self._descriptor).st_size
-        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            self._pending = b"\n"  # a crash has cut the last line short: it ends here
 
-    def write(self, text: str) -> None:
-        """Append a text; it can be read by others from then on, unless the disk is full."""
-        self._pending += text.encode()
+    def write(self, data: bytes) -> None:
+        """Append something; it can be read by others from then on, unless the disk is full."""
+        self._pending += data
         try:
             while self._pending:
                 self._pending = self._pending[os.write(self._descriptor, self._pending) :]
@@ -32,10 +29,37 @@ class AppendedFile:
 
     def flush(self) -> None:
         """Wait until the disk has it all, if it can."""
-        self.write("")
+        self.write(b"")
         with suppress(OSError):
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        self.write("")
+        self.write(b"")
         os.close(self._descriptor)
+
+
+class AppendedLines:
+    """The same for lines of text; one that a crash has cut short ends before the next begins."""
+
+    def __init__(self, path: Path):
+        cut_short = path.exists() and not _ends_a_line(path)
+        self._file = AppendedFile(path)
+        if cut_short:
+            self._file.write(b"\n")
+
+    def write(self, line: str) -> None:
+        """Append a line, given without its end."""
+        self._file.write(f"{line}\n".encode())
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from hvd_imagenet.metrics.appended import AppendedFile
+from hvd_imagenet.metrics.appended import AppendedLines
+from hvd_imagenet.metrics.journal import Listener
 from hvd_imagenet.policy import LargeBatchPolicy
 
 # Open MPI gives its workers a terminal of its own and passes on, to a file perhaps, what is written there.
 RELAYED = "OMPI_COMM_WORLD_RANK"
+STRAGGLING = 1.1  # times the workers' median: a worker that takes longer is named
 
 
 class _LastingConsole(Console):
@@ -25,7 +28,7 @@ class _LastingConsole(Console):
         self.quiet = True
 
 
-class RunConsole:
+class RunConsole(Listener):
     """Shows a run as it goes; for rank 0 only.
 
     Args:
@@ -36,7 +39,8 @@ class RunConsole:
 
     def __init__(self, log: Path, policy: LargeBatchPolicy, console: Console | None = None):
         self._policy = policy
-        self._log = AppendedFile(log)
+        self._result = log.with_name("result.json")
+        self._log = AppendedLines(log)
         self._console = console or _LastingConsole()
         columns = BarColumn(bar_width=None), TextColumn("{task.description}", table_column=Column(no_wrap=True))
         self._bar = Progress(*columns, console=self._console, expand=True, transient=True)
@@ -45,14 +49,13 @@ class RunConsole:
         if self._has_bar:
             self._bar.start()
 
-    def line(self, text: str) -> None:
+    def say(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
         with suppress(OSError):  # as from a full disk, where the output goes to a file
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self.record(text)
+        self._log.write(text)
 
     def step(self, values: dict[str, Any]) -> None:
-        """Show a logged step, as it is written to metrics.jsonl."""
         left = (self._policy.last_sample - values["samples_seen"]) / values["images_per_second"]
         parts = [
             f"epoch {values['epoch']:.2f}/{self._policy.epochs:g}",
@@ -63,22 +66,36 @@ class RunConsole:
             f"{values['images_per_second']:,.0f} img/s",
             f"{_clock(left)} left",
         ]
+        if values.get("slowest_seconds", 0) > STRAGGLING * values.get("median_seconds", math.inf):
+            behind = values["slowest_seconds"] / values["median_seconds"] - 1
+            parts.append(f"worker {values['slowest_rank']} on {values['slowest_host']} {behind:.0%} slower")
         line = "  ".join(parts)
         short = " ".join(parts[:1] + parts[2:])  # with a bar, on 80 columns
         self._bar.update(self._task, description=short, completed=values["samples_seen"])
         if self._has_bar:
-            self.record(line)
+            self._log.write(line)
         else:
-            self.line(line)
+            self.say(line)
+
+    def evaluation(self, values: dict[str, Any]) -> None:
+        self.say(
+            f"epoch {values['epoch']:6.2f}/{self._policy.epochs:g}  validation: loss {values['loss']:.4f}  "
+            f"top-1 {values['top1']:.2%}  top-5 {values['top5']:.2%}  of {values['count']:,} images"
+        )
+
+    def done(self, values: dict[str, Any]) -> None:
+        self.say(f"done: validation top-1 {values['val_top1']:.2%}, in {self._result}")
+
+    def failed(self, reason: str) -> None:
+        self._log.write(f"ended: {reason}")
+
+    def flush(self) -> None:
+        self._log.flush()
 
     def close(self) -> None:
         if self._has_bar:
             self._bar.stop()
         self._log.close()
-
-    def record(self, text: str) -> None:
-        """Write a line to the log alone."""
-        self._log.write(text + "\n")
 
 
 def _clock(seconds: float) -> str:

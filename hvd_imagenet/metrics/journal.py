@@ -1,32 +1,39 @@
-"""The journal of a run: everything it tells goes to metrics.jsonl, log.txt and the console."""
+"""The journal of a run: everything it tells goes to all who listen, and keeps no step waiting."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from hvd_imagenet.metrics.console import RunConsole
-from hvd_imagenet.metrics.lines import MetricsLines
-from hvd_imagenet.policy import LargeBatchPolicy
 
-
-class NoJournal:
-    """The journal of all workers but the first: nothing is written."""
+class Listener:
+    """Hears what a run tells of itself, and does nothing about it: to be overridden in part."""
 
     def say(self, text: str) -> None:
         """A line for people."""
 
-    def record(self, text: str) -> None:
-        """A line that is shown elsewhere, and belongs into log.txt."""
+    def begin(self, values: dict[str, Any]) -> None:
+        """The first step of this job comes next."""
 
     def step(self, values: dict[str, Any]) -> None:
         """A logged step."""
 
+    def evaluating(self, values: dict[str, Any]) -> None:
+        """An evaluation begins."""
+
     def evaluation(self, values: dict[str, Any]) -> None:
-        """An evaluation."""
+        """An evaluation is done."""
 
     def restart(self, values: dict[str, Any]) -> None:
         """The run goes on from a checkpoint."""
+
+    def done(self, values: dict[str, Any]) -> None:
+        """The run has come to its end, with this result."""
+
+    def failed(self, reason: str) -> None:
+        """The job ends before its run does; people are told elsewhere."""
 
     def flush(self) -> None:
         """Bring what has been told to the disk."""
@@ -35,44 +42,60 @@ class NoJournal:
         """Nothing more comes."""
 
 
-class Journal(NoJournal):
-    """The journal of rank 0.
+class Journal(Listener):
+    """Passes everything on to listeners, in its order, on a thread of its own.
+
+    So neither a terminal that somebody has halted nor a slow file server keeps a step waiting. `flush` and `close` wait
+    until all has been passed on.
 
     Args:
-        metrics, log: paths of metrics.jsonl and log.txt.
-        policy: for the length of the run.
-        from_step: steps finished before; lines about later ones are cut, since they come again.
-        evaluated: and so is that step's evaluation.
+        listeners: of rank 0; other workers have none.
     """
 
-    def __init__(self, metrics: Path, log: Path, policy: LargeBatchPolicy, from_step: int, evaluated: bool):
-        self._epochs = policy.epochs
-        self._lines = MetricsLines(metrics, from_step, evaluated)
-        self._console = RunConsole(log, policy)
+    def __init__(self, listeners: Sequence[Listener] = ()):
+        self._listeners = listeners
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._under_way: deque[Future] = deque()
 
     def say(self, text: str) -> None:
-        self._console.line(text)
+        self._tell("say", text)
 
-    def record(self, text: str) -> None:
-        self._console.record(text)
+    def begin(self, values: dict[str, Any]) -> None:
+        self._tell("begin", values)
 
     def step(self, values: dict[str, Any]) -> None:
-        self._lines.write("step", values)
-        self._console.step(values)
+        self._tell("step", values)
+
+    def evaluating(self, values: dict[str, Any]) -> None:
+        self._tell("evaluating", values)
 
     def evaluation(self, values: dict[str, Any]) -> None:
-        self._lines.write("eval", values)
-        self._console.line(
-            f"epoch {values['epoch']:6.2f}/{self._epochs:g}  validation: loss {values['loss']:.4f}  "
-            f"top-1 {values['top1']:.2%}  top-5 {values['top5']:.2%}  of {values['count']:,} images"
-        )
+        self._tell("evaluation", values)
 
     def restart(self, values: dict[str, Any]) -> None:
-        self._lines.write("restart", values)
+        self._tell("restart", values)
+
+    def done(self, values: dict[str, Any]) -> None:
+        self._tell("done", values)
+
+    def failed(self, reason: str) -> None:
+        self._tell("failed", reason)
 
     def flush(self) -> None:
-        self._lines.flush()
+        self._tell("flush")
+        self._wait()
 
     def close(self) -> None:
-        self._console.close()
-        self._lines.close()
+        self._tell("close")
+        self._wait()
+        self._thread.shutdown()
+
+    def _tell(self, what: str, *values: Any) -> None:
+        while self._under_way and self._under_way[0].done():
+            self._under_way.popleft().result()  # a listener that fails is a fault of the program, not to be hidden
+        for listener in self._listeners:
+            self._under_way.append(self._thread.submit(getattr(listener, what), *values))
+
+    def _wait(self) -> None:
+        while self._under_way:
+            self._under_way.popleft().result()

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hvd_imagenet.durable import write_whole
-from hvd_imagenet.metrics.appended import AppendedFile
+from hvd_imagenet.metrics.appended import AppendedLines
+from hvd_imagenet.metrics.journal import Listener
 
 
-class MetricsLines:
+class MetricsLines(Listener):
     """Appends events to a file.
 
     Args:
@@ -25,20 +26,28 @@ class MetricsLines:
         written = path.read_text(errors="replace") if path.exists() else ""
         last = {"step": up_to_step, "eval": up_to_step if evaluated else up_to_step - 1, "restart": math.inf}
         kept = [event for event in read(path) if event["step"] <= last[event["event"]]] if written else []
-        if "".join(map(_line, kept)) != written:
-            write_whole(path, "".join(map(_line, kept)).encode())
-        self._file = AppendedFile(path)
+        text = "".join(f"{_line(event)}\n" for event in kept)
+        if text != written:
+            write_whole(path, text.encode())
+        self._file = AppendedLines(path)
 
-    def write(self, event: str, values: dict[str, Any]) -> None:
-        """Append an event; it can be read by others from then on."""
-        self._file.write(_line({"event": event, **values}))
+    def step(self, values: dict[str, Any]) -> None:
+        self._write("step", values)
+
+    def evaluation(self, values: dict[str, Any]) -> None:
+        self._write("eval", values)
+
+    def restart(self, values: dict[str, Any]) -> None:
+        self._write("restart", values)
 
     def flush(self) -> None:
-        """Wait until the disk has it all, if it can."""
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+    def _write(self, event: str, values: dict[str, Any]) -> None:
+        self._file.write(_line({"event": event, **values}))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -51,4 +60,4 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _line(event: dict[str, Any]) -> str:
-    return json.dumps(event, allow_nan=False) + "\n"
+    return json.dumps(event, allow_nan=False)

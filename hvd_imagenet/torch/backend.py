@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,7 +28,7 @@ from hvd_imagenet.torch.model import build
 from hvd_imagenet.torch.norm import StepStatistics
 from hvd_imagenet.torch.optim import GradientSum, norms_of, sgd, sum_over_workers
 from hvd_imagenet.torch.state import NetworkState
-from hvd_imagenet.totals import SUMS, Awaited, StepTotals, TakenSteps, Totals, Waits, own_tail, step_totals, tail_length
+from hvd_imagenet.totals import SUMS, Awaited, StepTotals, TakenSteps, Times, Totals, own_tail, step_totals, tail_length
 
 
 @contextmanager
@@ -74,7 +75,7 @@ class Backend:
         self._gradients = GradientSum(self._model)
         self._state = NetworkState(self._model, self._statistics, self._optimizer)
         self._tail = torch.zeros(tail_length(self.size), dtype=self._dtype, device=self._device)
-        self._waits: Callable[[], Waits] = Waits  # of the last step
+        self._times: Callable[[], Times] = Times  # of the last step
         self._in_use = InUse()
         self._steps = TakenSteps(late=0 if self.device_id is None else 1)
 
@@ -82,10 +83,11 @@ class Backend:
     def train_step(
         self, plan: StepPlan, micro_batches: Iterable[Batch], stop: bool = False, norms: bool = False
     ) -> None:
+        start = time.perf_counter()
         first, end = share(plan.micro_batches, self.rank, self.size)
         self._model.train()
         self._statistics.sums.zero_()
-        self._tail.copy_(torch.from_numpy(own_tail(self.rank, self.size, stop, self._waits())))
+        self._tail.copy_(torch.from_numpy(own_tail(self.rank, self.size, stop, self._times())))
         losses, batches = {}, Awaited(micro_batches)
         for number, batch in enumerate(batches, first):
             self.pulse = self.pulse.worked()
@@ -101,9 +103,7 @@ class Backend:
             self._hold(batch)
         ready = Moment(self._device)
         self._gradients.finish()
-        self._waits = partial(Waits, batches.seconds)
-        if self.size > 1:  # the device has got there, or the sums would not be
-            self._waits = partial(_waits, batches.seconds, ready, Moment(self._device))
+        summed = Moment(self._device)
         of_parameters = norms_of(self._model) if norms else self._tail[:0]
         for group in self._optimizer.param_groups:
             group["lr"] = plan.learning_rate
@@ -114,6 +114,9 @@ class Backend:
         tail = vector[len(self._statistics.sums) :]
         self._statistics.update(vector[: -len(tail)], plan.micro_batches)
         self._steps.add(plan, losses, _on_the_way_to_the_host(tail, of_parameters))
+        # A worker alone waits for no sum, and is not to wait for its device to tell so.
+        waited = partial(ready.seconds_until, summed) if self.size > 1 else float
+        self._times = partial(_times, batches.seconds, waited, time.perf_counter() - start)
 
     def _start_step_vector(self) -> tuple[torch.Tensor, Callable[[], object]]:
         """Start the one all-reduce of everything a step counts, to run beside the last backward."""
@@ -226,8 +229,8 @@ class Backend:
         return hvd.allgather_object(value, name="gather")
 
 
-def _waits(data: float, ready: Moment, summed: Moment) -> Waits:
-    return Waits(data, ready.seconds_until(summed))
+def _times(data: float, waited: Callable[[], float], whole: float) -> Times:
+    return Times(data, waited(), whole)
 
 
 def _on_the_way_to_the_host(tail: torch.Tensor, norms: torch.Tensor) -> Callable[[], StepTotals]:

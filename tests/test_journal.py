@@ -1,0 +1,80 @@
+"""The journal, and those who listen to it: nothing is lost, and no step waits."""
+
+import threading
+import time
+
+import pytest
+
+from hvd_imagenet.metrics.journal import Journal, Listener
+
+
+class Heard(Listener):
+    """Keeps what it hears."""
+
+    def __init__(self):
+        self.all = []
+
+    def __getattribute__(self, name):
+        if name in vars(Listener) and not name.startswith("_"):
+            return lambda *values: self.all.append((name, *values))
+        return super().__getattribute__(name)
+
+
+def everything(journal):
+    journal.say("text")
+    journal.begin({"step": 0})
+    journal.restart({"step": 0})
+    journal.step({"step": 1})
+    journal.evaluating({"step": 1})
+    journal.evaluation({"step": 1, "top1": 0.5})
+    journal.done({"val_top1": 0.5})
+    journal.failed("why")
+    journal.flush()
+    journal.close()
+
+
+def test_all_listeners_hear_everything_in_its_order():
+    heard = [Heard(), Heard()]
+    everything(Journal(heard))
+    names = ["say", "begin", "restart", "step", "evaluating", "evaluation", "done", "failed", "flush", "close"]
+    assert [name for name, *_ in heard[0].all] == names
+    assert set(names) == {name for name in vars(Listener) if not name.startswith("_")}
+    assert heard[0].all == heard[1].all
+    assert heard[0].all[5] == ("evaluation", {"step": 1, "top1": 0.5})
+
+
+def test_workers_without_listeners_begin_no_thread():
+    before = threading.active_count()
+    journal = Journal()
+    everything(journal)
+    assert threading.active_count() == before
+
+
+def test_a_listener_that_is_held_up_holds_up_nobody_until_the_end():
+    class Halted(Listener):
+        def step(self, values):
+            go_on.wait(10)
+            written.append(values["step"])
+
+    go_on, written = threading.Event(), []
+    journal = Journal([Halted()])
+    start = time.monotonic()
+    for step in range(100):
+        journal.step({"step": step})
+    assert time.monotonic() - start < 5 and written == []
+    threading.Timer(0.1, go_on.set).start()
+    journal.flush()
+    assert written == list(range(100))
+    journal.close()
+
+
+def test_a_fault_of_a_listener_is_not_hidden():
+    class Faulty(Listener):
+        def step(self, values):
+            raise KeyError("loss")
+
+    journal = Journal([Faulty()])
+    journal.step({})
+    with pytest.raises(KeyError, match="loss"):
+        journal.flush()
+    journal.close()
