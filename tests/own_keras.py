@@ -138,7 +138,7 @@ class Remembering(layers.Layer):
 
 
 def remembering():
-    return keras.Sequential([Remembering(), net(dropout=0.5)])
+    return keras.Sequential([Remembering(), layers.Dropout(0.5), net()])
 
 
 def half_frozen():

@@ -152,7 +152,7 @@ class Remembering(nn.Module):
 
 
 def remembering():
-    return nn.Sequential(Remembering(), net(dropout=0.5))
+    return nn.Sequential(Remembering(), nn.Dropout(0.5), net())
 
 
 def statistics_of_batches_only():
