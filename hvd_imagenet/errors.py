@@ -67,6 +67,8 @@ class LostContactError(RunError):
 
 def in_one_line(message: str) -> str:
     """A message whose names of files cannot break the line, nor the terminal."""
+    if message.isprintable():
+        return message
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hvd_imagenet.metrics.console import RunConsole
 from hvd_imagenet.metrics.journal import Listener
 from hvd_imagenet.metrics.lines import MetricsLines
+from hvd_imagenet.metrics.words import LogFile
 from hvd_imagenet.startup import Start
 
 
@@ -34,4 +35,4 @@ def listeners(start: Start) -> list[Listener]:
                 not progress.evaluation_due,
             )
         )
-    return [*found, RunConsole(run.log, start.policy)]
+    return [*found, LogFile(run.log, start.policy), RunConsole(start.policy)]

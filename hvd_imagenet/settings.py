@@ -23,6 +23,7 @@ from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
 
 RECIPES = Path(__file__).parent / "recipes"
+SHOW = "--print_config"
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -60,19 +61,25 @@ def parse(made: jsonargparse.ArgumentParser, arguments: list[str]) -> tuple[Conf
 
     Raises:
         SettingsError: an unknown key, a wrong type, or a value out of range.
+        SystemExit: they were to be shown, for a file of one's own.
     """
     made.add_class_arguments(Config, fail_untyped=True)
     for group in _groups():
         made._option_string_actions[f"--{group}"].help = SUPPRESS  # refused below: settings are given one by one
     arguments = _checked(made, arguments)
+    rest = [argument for argument in arguments if argument != SHOW]
     try:
-        options = made.instantiate(made.parse_args(arguments))
+        options = made.instantiate(made.parse_args(rest))
         names = [field.name for field in dataclasses.fields(Config)]
-        return Config(**{name: options[name] for name in names}), options
+        config = Config(**{name: options[name] for name in names})
     except jsonargparse.ArgumentError as error:
         raise SettingsError(_in_one_line(str(error))) from None
     except ValueError as error:
         raise SettingsError(str(error)) from None
+    if rest != arguments:  # by the parser, the command's own options would be among them, which --config refuses
+        print(dump(config), end="")
+        raise SystemExit(0)
+    return config, options
 
 
 def load(path: Path) -> Config:

@@ -269,6 +269,8 @@ class Trainer:
                 outcome = self._result()
                 self._run.write_result(outcome)
                 self._journal.done(outcome)
+                where = self._run.path / "result.json"
+                self._journal.say(f"done: validation top-1 {outcome['val_top1']:.2%}, in {where}")
 
     def _result(self) -> dict[str, Any]:
         restarts = [event for event in lines.read(self._run.metrics) if event.pop("event") == "restart"]

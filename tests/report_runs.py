@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 from pathlib import Path
 
 import yaml
 
 SIZE = 1_281_167
 MILESTONES = (30, 60, 80)
+STEP = {"event": "step", "step": 20, "samples_seen": 640, "epoch": 0.5, "top1": 0.25, "lr": 0.1, "global_batch": 32}
+EVAL = {"event": "eval", "step": 40, "epoch": 1.0, "loss": 1.5, "top1": 0.5, "top5": 0.875, "count": 23}
+RESTART = {"event": "restart", "step": 30, "samples_seen": 960, "workers": 3, "workers_before": 4, "reason": "lost <b>"}
 
 
 def make_run(
@@ -70,7 +74,12 @@ def make_run(
         (folder / "lock").write_text("")
     if status == "done":
         top1 = [event["top1"] for event in evaluations]
-        result = {"val_top1": top1[-1], "val_top5": 0.93, "best_top1": max(top1), "median5_top1": sorted(top1[-5:])[2]}
+        result = {
+            "val_top1": top1[-1],
+            "val_top5": 0.93,
+            "best_top1": max(top1),
+            "median5_top1": statistics.median(top1[-5:]),
+        }
         result |= {"epochs": reached, "steps": events[-1]["step"], "workers": 8, "images_per_second": 9800.0}
         (folder / "result.json").write_text(
             json.dumps({**result, "wall_seconds": 11_770.0, "restarts": list(restarts)})
@@ -129,6 +138,13 @@ def evaluation(step, epoch, error, train, split) -> dict:
     if split:
         event |= {"train_loss": train / 15, "train_top1": 1 - train / 100, "train_top5": 1 - train / 350}
     return event
+
+
+def write_lines(folder: Path, *said: dict | bytes) -> Path:
+    """A metrics.jsonl of events, and of lines as they are."""
+    texts = (one if isinstance(one, bytes) else json.dumps(one).encode() for one in said)
+    (folder / "metrics.jsonl").write_bytes(b"".join(text + b"\n" for text in texts))
+    return folder / "metrics.jsonl"
 
 
 def write_evaluation(folder: Path, names: list[str], seed: int = 0) -> None:

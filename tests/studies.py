@@ -19,8 +19,9 @@ seeds: [0, 1]
 NAMES = ["small/seed-0", "large/seed-0", "small/seed-1", "large/seed-1"]
 
 # In the place of a launcher: it does not start what it is given. Its environment says how it behaves: MEETS, a number
-# of runs that are to have begun before it goes on; FAILS, LINGERS, SILENT, the run that does so; PRETENDED, the file in
-# which it notes what it is told. A run's result is an accuracy of 90 % minus its seed.
+# of runs that are to have begun before it goes on; FAILS, LINGERS, SILENT, the run that does so; LATE, the one that
+# another job takes before it; PRETENDED, the file in which it notes what it is told. A run's result is an accuracy of
+# 90 % minus its seed.
 PRETENDS = """#!/bin/bash
 while [ "$1" != --config ]; do shift; done
 seed=$4 run=$6
@@ -31,6 +32,12 @@ mkdir -p "$run"
 sed "s/^seed: .*/seed: $seed/" "$2" >"$run/config.yaml"
 echo "begin $name cores=$(taskset -pc $$ | sed 's/.*: //') gpu=$CUDA_VISIBLE_DEVICES $7 $8" >>"$PRETENDED"
 if [ "$name" = "$SILENT" ]; then echo "no word of it"; exit 7; fi
+if [ "$name" = "$LATE" ]; then
+    until [ -s "$run/lock" ]; do sleep 0.05; done
+    job=other account running null ""
+    echo '{"status": "failed", "exit_code": 2, "reason": "in use", "job": null}' >"$HVD_IMAGENET_STATUS"
+    exit 1
+fi
 account running null ""
 until [ "$(grep -c begin "$PRETENDED")" -ge "${MEETS:-0}" ]; do sleep 0.05; done
 while [ "$name" = "$LINGERS" ]; do

@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from hvd_imagenet.metrics import lines, result
-from hvd_imagenet.metrics.console import RELAYED, RunConsole, _clock
+from hvd_imagenet.metrics.console import RELAYED, RunConsole
 from hvd_imagenet.metrics.stopwatch import Stopwatch
+from hvd_imagenet.metrics.words import LogFile, _clock
 from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
 
 POLICY = LargeBatchPolicy(1000, 90, BatchSettings(100, 10), LearningRateSettings())
@@ -69,14 +70,13 @@ def test_accuracies(top1, expected):
 def test_a_terminal_shows_a_bar_that_fits_80_columns(tmp_path, monkeypatch):
     monkeypatch.delenv(RELAYED, raising=False)
     screen = io.StringIO()
-    shown = RunConsole(tmp_path / "log.txt", POLICY, Console(file=screen, force_terminal=True, width=80))
+    shown = RunConsole(POLICY, Console(file=screen, force_terminal=True, width=80))
     shown.step({**STEP, "images_per_second": 12_345.0})
     shown._bar.refresh()
     shown.say("epoch 1 [validation]")
     shown.close()
     assert "12,345 img/s 0:04 left" in screen.getvalue() and "…" not in screen.getvalue()
     assert "epoch 1 [validation]" in screen.getvalue()
-    assert (tmp_path / "log.txt").read_text().count("\n") == 2
 
 
 @pytest.mark.parametrize("relayed", [False, True])
@@ -84,10 +84,22 @@ def test_a_file_gets_plain_lines(tmp_path, monkeypatch, relayed):
     if relayed:
         monkeypatch.setenv(RELAYED, "0")
     screen = io.StringIO()
-    shown = RunConsole(tmp_path / "log.txt", POLICY, Console(file=screen, force_terminal=relayed))
-    shown.step(STEP)
-    shown.close()
+    for listener in (
+        RunConsole(POLICY, Console(file=screen, force_terminal=relayed)),
+        LogFile(tmp_path / "log.txt", POLICY),
+    ):
+        listener.step(STEP)
+        listener.close()
     assert screen.getvalue() == (tmp_path / "log.txt").read_text() == LINE + "\n"
+
+
+@pytest.mark.parametrize(("slowest", "named"), [(1.1, False), (1.101, True)])
+def test_a_worker_that_the_others_wait_for_is_named(tmp_path, slowest, named):
+    times = {"slowest_rank": 3, "slowest_host": "node2", "slowest_seconds": slowest, "median_seconds": 1.0}
+    log = LogFile(tmp_path / "log.txt", POLICY)
+    log.step({**STEP, **times})
+    log.close()
+    assert (tmp_path / "log.txt").read_text() == LINE + ("  worker 3 on node2 10% slower\n" if named else "\n")
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,35 @@ def test_measured_links_take_the_place_of_assumed_ones(capsys, tmp_path):
     assert message.startswith("--network: and --bench ") and message.endswith("has measured it; give one of them")
 
 
+@pytest.mark.parametrize(
+    ("nodes", "option", "clash"),
+    [
+        ((2,), "--network", True),
+        ((2,), "--latency-us", True),
+        ((2,), "--inside", False),
+        ((1,), "--network", False),
+        ((1,), "--latency-us", False),
+        ((1,), "--inside", True),
+        ((1, 2), "--inside", True),
+        ((1, 2), "--latency-us", True),
+    ],
+)
+def test_what_was_measured_is_not_given_beside(nodes, option, clash, capsys, tmp_path):
+    """On one node they tell of what is inside of it, on several of what is between them."""
+    rows = [
+        {"bytes": size, "seconds": 2e-4 + size / 1e9, "workers": 2, "nodes": count}
+        for size in (10**4, 10**8)
+        for count in nodes
+    ]
+    (tmp_path / "links.json").write_text(json.dumps({"bench": "allreduce", "results": rows}))
+    value = {"--network": "50Gb", "--latency-us": "20", "--inside": "5GB/s"}[option]
+    arguments = ["--config", "resnet50_8k", "--workers", "16", "--bench", str(tmp_path / "links.json"), option, value]
+    if clash:
+        assert refused(capsys, *arguments).startswith(f"{option}: and --bench {tmp_path}/links.json, which has meas")
+    else:
+        assert plan(capsys, *arguments)["cluster"]["workers"] == 16
+
+
 def test_horovods_own_settings_are_heeded(capsys, monkeypatch):
     paper = *PAPER, "--step-ms", "120"
     before = plan(capsys, *paper)["step"]["exposed_seconds"]
@@ -220,6 +249,7 @@ RATE = "give a rate above 0, such as 50Gbit/s or 6.25GB/s"
         (["--workers", "-8"], "--workers: -8; give a number of workers above 0"),
         (["--workers", "8.5"], "--workers: 8.5; give a number of workers above 0"),
         (["--workers", ""], "--workers: empty; give a number of workers above 0"),
+        (["--workers", "9" * 5000], "--workers: 9999999"),
         (["--per-node", "0"], "--per-node: 0; give a number of workers above 0"),
         (
             ["--workers", "12", "--per-node", "8"],

@@ -180,7 +180,9 @@ def test_several_results_together(tmp_path):
         ({"bench": "loader", "results": {"ours": {"images_per_second": True}}}, "images_per_second is 'True'"),
         ('{"bench": "loader", "results": {"ours": {"images_per_second": NaN}}}', "images_per_second is 'nan'"),
         ('{"bench": "loader", "results": {"ours": {"images_per_second": 1e-300}}}', "images_per_second is '1e-300'"),
+        ({"bench": "loader", "results": {"ours": {"images_per_second": 10**400}}}, "images_per_second is '1000"),
         ({"bench": "step", "results": {"images_per_second": 5}}, "results.micro_size is missing; it must be a whole"),
+        ({"bench": "step", "results": {"images_per_second": 5, "micro_size": 10**400}}, "results.micro_size is '1000"),
         ({"bench": "step", "results": {"images_per_second": 5, "micro_size": 1.5}}, "results.micro_size is '1.5'"),
         (
             {"bench": "step", "results": {"images_per_second": 5, "micro_size": 32, "workers": 3, "nodes": 2}},

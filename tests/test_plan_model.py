@@ -206,12 +206,20 @@ def test_a_worker_alone_sums_nothing():
     assert step(256, 1).exposed == pytest.approx(0, abs=1e-15)
 
 
-def test_a_transport_takes_the_fastest_that_it_has():
-    there = cluster(32, 1, Link(30e-6, 50e9 / 8))
-    for name, algorithm in (("nccl", "halving/doubling"), ("gloo", "ring")):
-        transport = TRANSPORTS[name]
-        assert transport.algorithm(there, 1e6) == algorithm
-        assert transport.seconds(there, 1e6) == allreduce.ALGORITHMS[algorithm](there, 1e6)
+@pytest.mark.parametrize(
+    ("name", "size", "algorithm"),
+    [
+        # NCCL has rings, and trees of chains; no halving and doubling, which would be the fastest here.
+        ("nccl", 1e6, "hierarchical"),
+        ("nccl", 1e9, "ring"),
+        ("mpi", 1e6, "halving/doubling"),
+        ("gloo", 1e6, "ring"),
+    ],
+)
+def test_a_transport_takes_the_fastest_that_it_has(name, size, algorithm):
+    there, transport = cluster(256, 8, Link(30e-6, 50e9 / 8), Link(10e-6, 12e9)), TRANSPORTS[name]
+    assert transport.algorithm(there, size) == algorithm
+    assert transport.seconds(there, size) == allreduce.ALGORITHMS[algorithm](there, size)
 
 
 @pytest.mark.parametrize(("count", "exact"), [(1, 0), (2, 0.5642), (8, 1.4236), (32, 2.0697), (128, 2.6048)])

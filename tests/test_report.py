@@ -4,94 +4,30 @@ import json
 import os
 import statistics
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from report_runs import make_run, write_evaluation, write_settings
+from report_runs import EVAL, STEP, make_run, write_evaluation, write_lines, write_settings
 
 from hvd_imagenet import report
 from hvd_imagenet.errors import DataError, SettingsError
-from hvd_imagenet.report import accounts, arms, events, run
-
-STEP = {"event": "step", "step": 20, "samples_seen": 640, "epoch": 0.5, "top1": 0.25, "lr": 0.1, "global_batch": 32}
-EVAL = {"event": "eval", "step": 40, "epoch": 1.0, "loss": 1.5, "top1": 0.5, "top5": 0.875, "count": 23}
-RESTART = {"event": "restart", "step": 30, "samples_seen": 960, "workers": 3, "workers_before": 4, "reason": "lost <b>"}
-
-
-def lines(folder, *said):
-    """A metrics.jsonl of events, and of lines as they are."""
-    texts = (one if isinstance(one, bytes) else json.dumps(one).encode() for one in said)
-    (folder / "metrics.jsonl").write_bytes(b"".join(text + b"\n" for text in texts))
-    return events.read(folder / "metrics.jsonl")
+from hvd_imagenet.report import accounts, arms, run
 
 
 def simple(folder, *top1, status="done", seed=0, **settings):
     """A run of which nothing is known but its evaluations, one for each epoch."""
     folder.mkdir(parents=True)
     write_settings(folder, {"seed": seed, **settings})
-    lines(folder, *({**EVAL, "step": 40 * n, "epoch": float(n), "top1": top} for n, top in enumerate(top1, start=1)))
+    write_lines(
+        folder, *({**EVAL, "step": 40 * n, "epoch": float(n), "top1": top} for n, top in enumerate(top1, start=1))
+    )
     (folder / "status.json").write_text(json.dumps({"status": status, "reason": "worker 3 was lost"}))
     return folder
 
 
 def runs(*folders):
     return run.read(list(folders))
-
-
-# Lines
-
-
-def test_events_become_columns_in_their_order(tmp_path):
-    found = lines(tmp_path, STEP, EVAL, RESTART, {**STEP, "step": 60, "grad_norm": 2})
-    assert found.steps["step"].tolist() == [20, 60] and found.steps["lr"].tolist() == [0.1, 0.1]
-    assert np.isnan(found.steps["grad_norm"][0]) and found.steps["grad_norm"][1] == 2
-    assert found.evaluations["top1"].tolist() == [0.5] and found.evaluations["count"].tolist() == [23]
-    (restart,) = found.restarts
-    assert (restart["workers"], restart["workers_before"], restart["reason"]) == (3, 4, "lost <b>")
-    assert (found.damaged, found.cut_short) == (0, False)
-
-
-@pytest.mark.parametrize(
-    ("line", "damaged"),
-    [
-        (b'{"event": "step", "st', 1),
-        (b"\x00\x00\x00\x00", 1),
-        (b'\xff\xfe{"event"}', 1),
-        (b"[1, 2]", 1),
-        (b"[" * 100_000, 1),
-        (b"", 0),
-        (b'{"event": "holiday", "step": {"of": "another kind"}}', 0),
-        (b'{"event": "step", "step": 40, "epoch": NaN}', 0),
-        (b'{"event": "step", "step": "forty", "epoch": 1.0}', 0),
-        (b'{"event": "step", "step": true, "epoch": 1.0}', 0),
-        (b'{"event": ["step"], "step": 40, "epoch": 1.0}', 0),
-        (b'{"event": "eval", "step": 1' + b"0" * 400 + b', "epoch": 1.0, "top1": 1e999}', 0),
-        (b'{"event": "restart", "step": null, "reason": "\\ud800"}', 0),
-        (b'{"new": "' + b"x" * 2 * events.LONGEST_LINE + b'"}', 0),
-    ],
-)
-def test_a_line_that_is_damaged_or_of_another_version_is_left_out(tmp_path, line, damaged):
-    found = lines(tmp_path, STEP, line, EVAL, RESTART)
-    assert (len(found.steps["step"]), len(found.evaluations["step"]), len(found.restarts)) == (1, 1, 1)
-    assert found.steps["top1"].tolist() == [0.25] and found.restarts[0]["reason"] == "lost <b>"
-    assert found.damaged == damaged
-
-
-def test_both_ways_to_read_find_the_same(tmp_path):
-    good = [{**STEP, "step": n, "epoch": n / 7, "loss": 1 / (n + 1)} for n in range(500)] + [EVAL, RESTART]
-    quick, slow = lines(tmp_path, *good), lines(tmp_path, *good, b"damaged")
-    assert (quick.damaged, slow.damaged) == (0, 1) and quick.restarts == slow.restarts
-    for kind in ("steps", "evaluations"):
-        for key in events.NUMBERS:
-            np.testing.assert_array_equal(getattr(quick, kind)[key], getattr(slow, kind)[key])
-
-
-@pytest.mark.parametrize(("last", "steps", "cut"), [(b'{"event": "st', 1, True), (json.dumps(STEP).encode(), 2, False)])
-def test_the_last_line_may_still_be_being_written(tmp_path, last, steps, cut):
-    (tmp_path / "metrics.jsonl").write_bytes(json.dumps(STEP).encode() + b"\n" + last)
-    found = events.read(tmp_path / "metrics.jsonl")
-    assert (len(found.steps["step"]), found.cut_short, found.damaged) == (steps, cut, 0)
 
 
 # Small files
@@ -198,6 +134,14 @@ def test_what_to_know_of_a_run(tmp_path):
     ]
 
 
+def test_numbers_beyond_all_measure_are_none(tmp_path):
+    folder = simple(tmp_path / "a", 0.5, status="stopped", epochs=10**400, **{"data.train_samples": 10**400})
+    other = simple(tmp_path / "b", 0.5, **{"data.train_samples": float("nan")})
+    (other / "result.json").write_text(json.dumps({"wall_seconds": 1e99, "val_top1": 0.5}))
+    report.write([folder, other], tmp_path / "r.html")
+    assert "has stopped (worker 3 was lost): what is shown is up to epoch 1<" in (tmp_path / "r.html").read_text()
+
+
 def test_runs_are_known_by_as_much_of_their_paths_as_it_takes(tmp_path):
     folders = [simple(tmp_path / name, 0.5) for name in ("x/seed-0", "y/seed-0", "y/seed-1")]
     assert [one.label for one in runs(*folders)] == ["x/seed-0", "y/seed-0", "y/seed-1"]
@@ -212,6 +156,34 @@ def test_runs_are_found_in_folders_and_studies_once(tmp_path):
     found = run.find([tmp_path / name for name in ("study", "empty", "lone", "study/../lone", "study/arm-a")])
     assert found.paths == folders and found.arms == ["arm-a", "arm-b", None]
     assert len(found.notes) == 1 and "empty" in found.notes[0]
+
+
+def test_runs_come_in_the_order_that_people_number_them_in(tmp_path):
+    names = ["arm-2/seed-9", "arm-2/seed-10", "arm-10/seed-1", "arm-10/seed-²"]
+    for name in reversed(names):
+        simple(tmp_path / name, 0.5)
+    assert run.find([tmp_path]).paths == [tmp_path / name for name in names]
+
+
+def test_what_in_a_folder_cannot_be_read_is_left_out_and_told(tmp_path, monkeypatch):
+    good, closed = simple(tmp_path / "runs/good", 0.5), simple(tmp_path / "runs/closed", 0.5)
+    read = Path.open
+
+    def opened(path, *how):
+        if path.parent == closed:
+            raise PermissionError(13, "Permission denied")
+        return read(path, *how)
+
+    monkeypatch.setattr(Path, "open", opened)
+    found = run.find([tmp_path / "runs"])
+    assert found.paths == [good] and found.notes == [f"left out: {closed} cannot be read (Permission denied)"]
+    with pytest.raises(SettingsError, match="closed; cannot be read \\(Permission denied\\)"):
+        run.find([good, closed])
+    (good / "metrics.jsonl").unlink()
+    with pytest.raises(
+        SettingsError, match="no run in there .*; .*closed cannot be read \\(Permission denied\\); give"
+    ):
+        run.find([tmp_path / "runs"])
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "there is no such folder"), ("empty", "no run in there")])
@@ -333,7 +305,7 @@ def test_the_table_by_hand(tmp_path):
 def test_runs_of_different_data_sets_are_refused(tmp_path, change, said):
     folders = [simple(tmp_path / "a", 0.5), simple(tmp_path / "b", 0.5, **change)]
     if "count" in change:
-        lines(folders[1], {**EVAL, **change})
+        write_lines(folders[1], {**EVAL, **change})
     with pytest.raises(DataError, match=f"a and b are of different data sets \\({said}") as caught:
         report.table(folders)
     assert caught.value.exit_code == 3

@@ -76,6 +76,22 @@ def test_training_error_is_else_that_of_the_epochs_steps(tmp_path):
     assert found.epochs.tolist() == [0.1] and found.values.tolist() == pytest.approx([80])
 
 
+def test_every_epoch_has_its_own_steps(tmp_path):
+    """Ten each, also where 4100 / 1000 * (1 - 100 / 4100) comes to be less than 4."""
+    events = [step(100 * n, ((n - 1) // 10) / 10, batch=100, size=1000) for n in range(1, 91)]
+    found = curves.of_epochs(logged(tmp_path / "a", *events))
+    assert found.epochs.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    np.testing.assert_allclose(found.values, [100, 90, 80, 70, 60, 50, 40, 30, 20], atol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_cannot_be_are_left_out(tmp_path):
+    nothing = logged(tmp_path / "a", step(100, 0.5, batch=0), step(0, 0.5), step(-100, 0.5, epoch=1e-320))
+    assert len(curves.of_epochs(nothing).epochs) == 0
+    nothing.events.restarts.append({"step": 1, "samples_seen": 50, "time": None, "reason": None})
+    assert restarts.restarts([arms.Arm("a", [nothing])])[0].epoch == 0.5  # 100 samples were an epoch
+
+
 def test_the_last_epoch_of_a_run_that_is_done_may_be_a_part_of_one(tmp_path):
     logged(tmp_path / "a", step(100, 0.5), step(150, 0.6))
     (tmp_path / "a/result.json").write_text('{"val_top1": 0.5}')
@@ -174,6 +190,16 @@ def test_a_single_run_has_its_time_over_the_epochs(tmp_path):
     plotly.graph_objects.Figure(in_colour(plot))
 
 
+def test_a_run_that_has_just_begun(tmp_path):
+    """A single point is no line: what it is of must be seen from the point."""
+    of = read(make_run(tmp_path / "a", epochs=1, lines_per_epoch=1))
+    training, validation = figures.error(of, []).plot["data"]
+    assert (training["marker"]["symbol"], validation["marker"]["symbol"]) == ("circle-open", "circle")
+    bars = figures.time_split(of).plot["data"]
+    assert [trace["type"] for trace in bars] == 3 * ["bar"]
+    assert [trace["marker"]["color"] for trace in bars] == [*figures.PART_COLOURS.values()]
+
+
 def test_what_is_not_logged_is_not_shown(tmp_path):
     of = read(logged(tmp_path / "a", step(50, 0.5), evaluation(1, 0.5)).path)
     assert [one.name for one in figures.figures(of, [])] == ["error", "batch"]
@@ -228,6 +254,20 @@ def test_an_arm_of_several_runs_is_a_mean_in_a_band_or_each_run(everything):
 )
 def test_texts(words, shown):
     assert plots.text(words) == shown
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["1234567890", "x"], ["1234567890", "x"]),
+        (["12345678901", "x"], ["123456789…", "x"]),
+        (["batch 8192, none", "batch 8192, long"], ["batch…none", "batch…long"]),
+        (["batch 8192, none", "batch 8192, none"], ["batch 819…", "batch 819…"]),
+        ([], []),
+    ],
+)
+def test_long_names_stay_apart(names, shown):
+    assert plots.apart(names, 10) == shown
 
 
 def test_numbers():

@@ -140,6 +140,7 @@ def test_a_report_is_written_over_and_nothing_else(tmp_path, capsys):
             2,
             "report: empty; no run in there (neither events in metrics.jsonl nor config.yaml and checkpoints); give",
         ),
+        ([""], 2, "RUN: is empty; give the folder of a run"),
         (["a", "-o", "r.png"], 2, "-o: r.png; give a file that ends in .html"),
         (["a", "-o", ""], 2, "-o: is empty; give a file that ends in .html"),
         (["a", "--png", "r.html"], 2, "--png: r.html; give a file that ends in .png"),

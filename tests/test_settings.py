@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from hvd_imagenet import settings
+from hvd_imagenet import cli, settings
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
 
@@ -159,6 +159,16 @@ def test_print_config_shows_the_result(capsys):
     assert ended.value.code == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["epochs"] == 7 and shown["batch"]["global_size"] == 8192
+
+
+def test_what_print_config_shows_can_be_given_back(tmp_path, capsys):
+    """By commands that have options of their own, too, which are no settings."""
+    for command in (["train", "--run", "runs/a"], ["schedule", "--csv"], ["plan", "--workers", "8"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*command, "--config", "fashion_mnist", "--epochs", "7", "--print_config"])
+        assert ended.value.code == 0
+        (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
+        assert read("--config", str(tmp_path / "my.yaml")) == read("--config", "fashion_mnist", "--epochs", "7")
 
 
 def test_every_setting_says_what_it_means(capsys):

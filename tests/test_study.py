@@ -45,7 +45,7 @@ def study(image_folder, tmp_path, monkeypatch):
     def run(*options, text=STUDY, **environment):
         (tmp_path / "noted").write_text("")
         write_study(tmp_path, text)
-        for name in ("MEETS", "FAILS", "LINGERS", "SILENT"):
+        for name in ("MEETS", "FAILS", "LINGERS", "SILENT", "LATE"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -104,6 +104,14 @@ def test_a_run_that_fails_does_not_stop_the_others(study, tmp_path, capsys):
     )
     status, lines = study()
     assert (status, begun(lines)) == (0, ["large/seed-0"])
+    assert (tmp_path / "out" / "table.md").read_text().startswith(TABLE)
+
+
+def test_a_report_that_cannot_be_written_does_not_take_the_table_along(study, tmp_path, capsys):
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    assert study()[0] == 2
+    said = capsys.readouterr()
+    assert "2 of 2  10.50 ± 0.71" in said.out and "out/report.html" in said.err
     assert (tmp_path / "out" / "table.md").read_text().startswith(TABLE)
 
 
@@ -166,7 +174,7 @@ def test_a_signal_is_passed_on_and_the_study_goes_on_later(number, study, starte
     assert (tmp_path / "out" / "table.md").read_text().startswith(TABLE)
 
 
-DEAF = """trap 'echo heard >>noted; $LAST' TERM; echo $$ >noted; for i in $(seq 900); do sleep 0.1; done"""
+DEAF = """trap 'echo heard >>noted; $LAST' TERM; echo $$ >noted; for i in {1..900}; do sleep 0.1; done"""
 
 
 def test_a_second_signal_ends_all_at_once(started, tmp_path, monkeypatch):

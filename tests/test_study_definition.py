@@ -1,6 +1,7 @@
 """What a study's file says: the arms and runs that it makes, the shipped ones against the paper, and every mistake."""
 
 import functools
+import shlex
 
 import pytest
 import yaml
@@ -245,6 +246,7 @@ def test_the_two_ways_in_which_a_batch_grows():
         ("seeds: [0]\ngrid: {epochs: 3}", "study.yaml: grid: epochs: 3; give a list of values"),
         ("seeds: [0]\ngrid: {epochs: []}", "study.yaml: grid: epochs: []; give a list of values"),
         ("seeds: [0]\ngrid: {epochs: [3, 3]}", "study.yaml: arm epochs=3: is there twice"),
+        (STUDY + "grid: {lr.warmup.kind: [none]}", "arm large: lr.warmup.kind: none; is in the grid, too; leave"),
         ("seeds: [0]\ngrid: {lr.schedule.milestones: [[1]]}", "milestones: [1]; cannot name a folder: make it an arm"),
         ("seeds: [0]\ngrid: {data.path: [a/b]}", "study.yaml: arm path=a/b: is to name a folder; give letters, digits"),
         ("seeds: [0]\narms: {../a: {epochs: 3}}", "study.yaml: arm ../a: is to name a folder; give letters"),
@@ -346,3 +348,13 @@ def test_the_readmes_study_is_right(tmp_path):
     (tmp_path / "my.yaml").write_text(f"title: {text}")
     study = definition.read(str(tmp_path / "my.yaml"), {})
     assert list(study.arms)[0] == "paper,reference=0.05" and len(study.arms) == 6
+
+
+def test_the_readmes_study_of_cifar_10_is_right(capsys, tmp_path, monkeypatch):
+    """50,000 images 12 times, 1,024 at a time, are 586 steps."""
+    monkeypatch.chdir(tmp_path)
+    command = README.read_text().partition("hvd-imagenet study warmup_small --data.path data/cifar10")[2]
+    options = shlex.split(command.partition("\n\n")[0].replace("\\\n", ""))
+    assert cli.main(["study", "warmup_small", *options, "--list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[4] == ["3", "gradual", "0", "1,024", "1.6", "586"]

@@ -9,6 +9,7 @@ from studies import STUDY, prepared, write_study
 
 from hvd_imagenet import cli, settings
 from hvd_imagenet.errors import DataError, SettingsError
+from hvd_imagenet.faults.lock import RunLock
 from hvd_imagenet.study import definition
 from hvd_imagenet.study.data import with_data
 
@@ -48,12 +49,29 @@ def test_the_folder_says_what_the_study_is(image_folder, tmp_path):
     assert written["settings"]["data.path"] == str(image_folder.resolve()) and written["seeds"] == [0, 1]
 
 
-def test_what_is_done_is_what_has_a_result(image_folder, tmp_path):
+@pytest.mark.parametrize("damaged", ['{"median5_', "5", "null", '["median5_top1"]', '{"median5_top1": null}', "{}"])
+def test_what_is_done_is_what_has_a_result(damaged, image_folder, tmp_path):
     folder = prepared(tmp_path, image_folder)
     finish(begin(folder, 2))
     begin(folder, 0)
-    (begin(folder, 1) / "result.json").write_text('{"median5_')
+    (begin(folder, 1) / "result.json").write_text(damaged)
     assert [run.name for run in folder.done()] == ["small/seed-1"]
+
+
+@pytest.mark.parametrize("damaged", ["", "- 1", "3"])
+def test_a_run_whose_settings_are_damaged_is_named(damaged, image_folder, tmp_path):
+    path = begin(prepared(tmp_path, image_folder), 0)
+    (path / "config.yaml").write_text(damaged)
+    assert refused(tmp_path, image_folder) == (
+        f"{path}/config.yaml: holds no settings; move that run away, or name another folder with -o"
+    )
+
+
+@pytest.mark.parametrize("name", ["study.yaml", "table.md", "report.html", "lock", "lock.old"])
+def test_no_arm_is_called_as_what_the_study_itself_writes(name, image_folder, tmp_path):
+    message = refused(tmp_path, image_folder, STUDY.replace("large", name))
+    assert message.endswith(f": arm {name}: is how a file of the study's own is called; give another name")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -193,3 +211,15 @@ def test_a_task_is_told_as_options_of_train(image_folder, tmp_path, monkeypatch,
     assert cli.main([*command, "--list"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[4][:3] == ["3", "large", "1"] and rows[4][-3:] == ["error", "50.00", "%"]
+
+
+def test_a_task_that_waits_for_another_says_so_beside_its_options(image_folder, tmp_path, monkeypatch, capsys):
+    """All tasks of an array begin at once, and each writes what the study is. The other ends while this one waits."""
+    other = RunLock(tmp_path / "out" / "lock")
+    other.acquire(print)
+    monkeypatch.setattr("hvd_imagenet.faults.lock.time.sleep", lambda _: other.release())
+    command = ["study", str(write_study(tmp_path)), "--data.path", str(image_folder), "-o", str(tmp_path / "out")]
+    assert cli.main([*command, "--task", "0"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == "--config" and len(said.out.splitlines()) == 8
+    assert "is in use by" in said.err

@@ -120,7 +120,7 @@ class Backend:
             self._hold(batch, losses[number])
         self._state.momentum_is_there = True
         self._steps.add(plan, losses, self._on_the_way_to_the_host(tail, [of_gradient, *of_weights] if norms else []))
-        self._times = Times(batches.seconds, float(waited), time.perf_counter() - start)
+        self._times = Times(batches.seconds, float(waited) if self.size > 1 else 0.0, time.perf_counter() - start)
 
     def _on_the_way_to_the_host(self, tail: tf.Tensor, norms: list[tf.Tensor]) -> Callable[[], StepTotals]:
         """Begin to bring a step's totals to the host; returns what waits until they are there."""

@@ -9,7 +9,13 @@ from typing import Any
 
 
 class Listener:
-    """Hears what a run tells of itself, and does nothing about it: to be overridden in part."""
+    """Hears what a run tells of itself, and does nothing about it: to be overridden in part.
+
+    Attributes:
+        waited_for: a checkpoint is not written before what was told is on the disk.
+    """
+
+    waited_for = True
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -43,18 +49,17 @@ class Listener:
 
 
 class Journal(Listener):
-    """Passes everything on to listeners, in its order, on a thread of its own.
+    """Passes everything on to listeners, to each in its order, on a thread of its own.
 
-    So neither a terminal that somebody has halted nor a slow file server keeps a step waiting. `flush` and `close` wait
-    until all has been passed on.
+    So neither a terminal that somebody has halted nor a slow file server keeps a step waiting. `flush` waits for all
+    that say so, `close` for all.
 
     Args:
         listeners: of rank 0; other workers have none.
     """
 
     def __init__(self, listeners: Sequence[Listener] = ()):
-        self._listeners = listeners
-        self._thread = ThreadPoolExecutor(1, "journal")
+        self._threads = [(listener, ThreadPoolExecutor(1, "journal")) for listener in listeners]
         self._under_way: deque[Future] = deque()
 
     def say(self, text: str) -> None:
@@ -82,20 +87,29 @@ class Journal(Listener):
         self._tell("failed", reason)
 
     def flush(self) -> None:
-        self._tell("flush")
-        self._wait()
+        told = self._tell("flush")
+        for (listener, _), future in zip(self._threads, told, strict=True):
+            if listener.waited_for:
+                future.result()
 
     def close(self) -> None:
-        self._tell("close")
-        self._wait()
-        self._thread.shutdown()
+        for future in self._tell("close"):
+            future.result()
+        for _, thread in self._threads:
+            thread.shutdown()
+        self._raise_faults()
 
-    def _tell(self, what: str, *values: Any) -> None:
-        while self._under_way and self._under_way[0].done():
-            self._under_way.popleft().result()  # a listener that fails is a fault of the program, not to be hidden
-        for listener in self._listeners:
-            self._under_way.append(self._thread.submit(getattr(listener, what), *values))
+    def _tell(self, what: str, *values: Any) -> list[Future]:
+        self._raise_faults()
+        told = [thread.submit(getattr(listener, what), *values) for listener, thread in self._threads]
+        self._under_way += told
+        return told
 
-    def _wait(self) -> None:
-        while self._under_way:
-            self._under_way.popleft().result()
+    def _raise_faults(self) -> None:
+        """A listener that fails is a fault of the program, and not to be hidden."""
+        for _ in range(len(self._under_way)):
+            future = self._under_way.popleft()
+            if future.done():
+                future.result()
+            else:
+                self._under_way.append(future)

@@ -98,9 +98,10 @@ def _cluster(given: Given, config: Config, transport: Transport, links: measured
     else:
         workers = units.whole("--workers", given["workers"], "give a number of workers above 0")
     per_node = _per_node(given, workers)
-    if links and given["network" if links.network else "inside"] is not None:
-        option = "--network" if links.network else "--inside"
-        raise SettingsError(f"{option}: and --bench {links.source}, which has measured it; give one of them")
+    for option, measured_too in (("network", "network"), ("latency_us", "network"), ("inside", "inside")):
+        if links and getattr(links, measured_too) and given[option] is not None:
+            name = f"--{option.replace('_', '-')}"
+            raise SettingsError(f"{name}: and --bench {links.source}, which has measured it; give one of them")
     network = (links and links.network) or _network(given, workers > per_node)
     inside = (links and links.inside) or _inside(given, transport, per_node > 1)
     return Cluster(workers, per_node, network, inside)

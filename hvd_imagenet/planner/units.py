@@ -20,8 +20,11 @@ SIZE_REMEDY = "give a number of bytes above 0, such as 110kB"
 
 
 def sensible(value: float, *, zero: bool = False) -> bool:
-    """Whether a number is finite and above 0, or 0 where that is allowed, and of a size that makes sense."""
-    return math.isfinite(value) and (SENSIBLE[0] <= value <= SENSIBLE[1] or (zero and value == 0))
+    """Whether a number is finite and above 0, or 0 where that is allowed, and of a size that makes sense.
+
+    A whole number may have more digits than a float can take.
+    """
+    return SENSIBLE[0] <= value <= SENSIBLE[1] or (zero and value == 0)
 
 
 def number(option: str, text: str, remedy: str, *, zero: bool = False) -> float:
@@ -45,7 +48,7 @@ def whole(option: str, text: str, remedy: str) -> int:
     Raises:
         SettingsError: it is none.
     """
-    if not (text.isascii() and text.isdigit() and sensible(int(text))):
+    if not (text.isascii() and text.isdigit() and sensible(_float(text))):
         raise wrong(option, text, remedy)
     return int(text)
 

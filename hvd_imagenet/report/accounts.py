@@ -15,6 +15,7 @@ from hvd_imagenet.checkpoint import STATE, checkpoints
 from hvd_imagenet.config import Config
 from hvd_imagenet.config.flat import flat
 from hvd_imagenet.errors import in_one_line
+from hvd_imagenet.report.events import is_number
 from hvd_imagenet.run_directory import RunDirectory
 
 LONGEST = 300  # characters of a text from a file
@@ -35,12 +36,10 @@ class State(NamedTuple):
 
 
 class ClassResult(NamedTuple):
-    """One class in an evaluation; accuracies are fractions."""
+    """One class in an evaluation; the accuracy is a fraction."""
 
     name: str
-    count: float
     top1: float
-    top5: float
 
 
 class Confusion(NamedTuple):
@@ -116,8 +115,7 @@ def plain(text: Any) -> str:
 def number(values: dict[str, Any], key: str) -> float | None:
     """A finite number by its key; None: there is none."""
     value = values.get(key)
-    right = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    return value if right else None
+    return value if is_number(value) else None
 
 
 def _read(path: Path, understood: Callable[[str], Any], notes: list[str]) -> Any:
@@ -179,10 +177,7 @@ def _length(seconds: float) -> str:
 
 def _evaluation(text: str) -> Evaluation:
     said = _table(text)
-    classes = [
-        ClassResult(plain(one["name"]), *(_fraction(one, key) for key in ("count", "top1", "top5")))
-        for one in said["classes"]
-    ]
+    classes = [ClassResult(plain(one["name"]), _fraction(one, "top1")) for one in said["classes"]]
     confusions = [
         Confusion(plain(one["class"]), plain(one["taken_for"]), *(_fraction(one, key) for key in ("count", "share")))
         for one in said.get("confusions") or []

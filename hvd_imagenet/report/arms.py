@@ -13,7 +13,7 @@ import numpy as np
 from hvd_imagenet.config.flat import PLACES
 from hvd_imagenet.errors import DataError
 from hvd_imagenet.report import run as runs_of
-from hvd_imagenet.report.accounts import plain
+from hvd_imagenet.report.accounts import number, plain
 from hvd_imagenet.report.run import Run
 
 NOT_COMPARED = ("seed", *PLACES)
@@ -151,7 +151,8 @@ def _names(arms: list[list[Run]], taken: set[str]) -> list[str]:
     names = []
     for runs, settings in zip(arms, known, strict=True):
         if settings is not None and 0 < len(keys) <= IN_A_NAME:
-            names.append(", ".join(f"{shorter[key]} {plain(settings.get(key, MISSING))}" for key in keys))
+            words = {shorter[key].removesuffix(".kind"): plain(settings.get(key, MISSING)) for key in keys}
+            names.append(", ".join(f"{word} {value}" for word, value in words.items()))
         elif len(runs) == 1:
             names.append(runs[0].label)
         elif len(arms) == 1:
@@ -178,7 +179,7 @@ def _require_same_data(runs: list[Run]) -> None:
 def _facts(run: Run) -> dict[str, float]:
     """What is known of a run's data set."""
     settings = run.accounts.settings or {}
-    facts = {"training images": settings.get("data.train_samples"), "classes": settings.get("model.classes")}
+    facts = {"training images": number(settings, "data.train_samples"), "classes": number(settings, "model.classes")}
     counts = run.events.evaluations["count"]
     facts["validation images"] = counts[-1] if len(counts) and np.isfinite(counts[-1]) else None
-    return {fact: value for fact, value in facts.items() if isinstance(value, int | float)}
+    return {fact: value for fact, value in facts.items() if value is not None}

@@ -29,6 +29,8 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--png", metavar="FILE", help="errors and learning rate as a still picture, too")
     options = parser.parse_args(arguments)
+    if not all(options.runs):
+        raise SettingsError("RUN: is empty; give the folder of a run")  # not the current one, which it would stand for
     given = [Path(place) for place in options.runs]
     file = _named("-o", options.o, ".html") or (given[0] if len(given) == 1 else Path()) / "report.html"
     picture = _named("--png", options.png, ".png")

@@ -59,10 +59,10 @@ def of_epochs(run: Run) -> Curve:
     A step belongs to the epoch that it begins in. An epoch that is not over is left out while there is another.
     """
     steps = run.events.steps
-    keys = "epoch", "top1", "global_batch", "samples_seen"
-    right = np.all([np.isfinite(steps[key]) & (steps[key] >= 0) for key in keys], axis=0) & (steps["samples_seen"] > 0)
-    epochs, top1, batch, samples = (steps[key][right] for key in keys)
-    ends, which = np.unique(np.floor(epochs * (1 - batch / samples)) + 1, return_inverse=True)
+    right = (steps["epoch"] >= 0) & (steps["top1"] >= 0) & (steps["global_batch"] > 0) & (steps["samples_seen"] > 0)
+    epochs, top1, batch, samples = (steps[key][right] for key in ("epoch", "top1", "global_batch", "samples_seen"))
+    begun = epochs * (1 - (batch - 0.5) / samples)  # half a sample on: what begins with an epoch is not just before it
+    ends, which = np.unique(np.floor(begun) + 1, return_inverse=True)
     means = np.bincount(which, top1 * batch) / np.bincount(which, batch)
     if len(ends) and ends[-1] > epochs.max():
         ends[-1] = epochs.max()

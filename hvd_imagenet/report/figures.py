@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ PARTS = {"data": "waiting for data", "compute": "computing", "communication": "w
 PART_COLOURS = {"data": "--arm-6", "compute": "--arm-0", "communication": "--arm-1"}
 PATTERNS = {"data": "", "compute": "", "communication": "/"}
 CLASSES = 25  # in the figure at most
+LOG = {"type": "log", "tickformat": "~g", "nticks": 6}  # an axis
 LOG_BELOW = 0.05  # of the largest: where a quarter of a curve is there, a linear axis shows nothing of it
 THINNED = f"Longer curves are means over {curves.POINTS} equal stretches."
 
@@ -74,7 +76,7 @@ def rate(arms: list[Arm]) -> Figure:
     """The learning rate."""
     found = [curves.sampled(furthest(arm, "lr")) for arm in arms]
     data = _lines(arms, found, "learning rate %{y:.5~g}")
-    kind = {"type": "log", "tickformat": "~g", "nticks": 6} if wants_log(found) else {"rangemode": "tozero"}
+    kind = LOG if wants_log(found) else {"rangemode": "tozero"}
     label = "Learning rate against epochs."
     return Figure("rate", "Learning rate", _of_furthest(arms), label, over_epochs(data, "learning rate", y=kind))
 
@@ -103,9 +105,9 @@ def throughput(arms: list[Arm], restarts: list[Restart]) -> Figure:
 
 
 def time_split(arms: list[Arm]) -> Figure:
-    """Where the time of a step goes: of one run over the epochs, of several on average."""
+    """Where the time of a step goes: of one run over the epochs, of several, or of a single step, on average."""
     key = {f"part-{part}": words for part, words in PARTS.items()}
-    if len(arms) == 1 and len(arms[0].runs) == 1:
+    if len(arms) == 1 and len(arms[0].runs) == 1 and len(arms[0].runs[0].events.steps["step"]) > 1:
         plot = over_epochs(_time_over_epochs(arms[0]), "ms per step", y={"rangemode": "tozero"})
         caption = f"Mean over the workers. {THINNED}"
         return Figure("time", "Time of a step", caption, "Milliseconds per step by what they are spent on.", plot, key)
@@ -122,7 +124,7 @@ def norms(arms: list[Arm], key: str, title: str) -> Figure:
     """The norm of gradients or weights."""
     data = _spreads(arms, key, f"{title.lower()} ", "")
     of = "mean loss gradient of the step, without weight decay" if key == "grad_norm" else "weights before the step"
-    plot = over_epochs(data, "L2 norm", y={"type": "log", "tickformat": "~g"} if key == "grad_norm" else {})
+    plot = over_epochs(data, "L2 norm", y=LOG if key == "grad_norm" else {})
     return Figure(key, title, f"L2 norm of the {of}. {THINNED}", f"{title} against epochs.", plot)
 
 
@@ -133,7 +135,7 @@ def classes(arms: list[Arm]) -> Figure:
     for _, run in evaluated:
         for one in run.accounts.evaluation.classes:
             errors.setdefault(one.name, []).append(100 * (1 - one.top1))
-    worst = sorted(errors, key=lambda name: -np.mean(errors[name]))[:CLASSES]
+    worst = sorted(errors, key=lambda name: -fmean(errors[name]))[:CLASSES]
     data = []
     for number, run in evaluated:
         found = {one.name: 100 * (1 - one.top1) for one in run.accounts.evaluation.classes}

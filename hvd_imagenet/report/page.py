@@ -14,12 +14,13 @@ from plotly.offline import get_plotlyjs
 from hvd_imagenet import __version__
 from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import SettingsError
-from hvd_imagenet.report import colours, tables
+from hvd_imagenet.report import colours, plots, tables
 from hvd_imagenet.report import run as runs_of
 from hvd_imagenet.report.accounts import plain
 from hvd_imagenet.report.arms import Arm, group, warnings
 from hvd_imagenet.report.figures import figures
 from hvd_imagenet.report.restarts import restarts
+from hvd_imagenet.report.stragglers import stragglers
 
 ASSETS = Path(__file__).parent / "assets"
 MADE_BY = "hvd-imagenet report"
@@ -60,6 +61,7 @@ def page(arms: list[Arm], title: str | None, notes: list[str]) -> str:
     """
     happened = restarts(arms)
     drawn = figures(arms, happened)
+    shorter = plots.apart([arm.name for arm in arms], plots.NAME)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -71,7 +73,7 @@ def page(arms: list[Arm], title: str | None, notes: list[str]) -> str:
         made_by=MADE_BY,
         version=__version__,
         made=time.strftime("%Y-%m-%d %H:%M"),
-        arms=[(number, arm.name, len(arm.runs)) for number, arm in enumerate(arms)],
+        arms=[(arm.name, short, len(arm.runs)) for arm, short in zip(arms, shorter, strict=True)],
         sign=colours.sign,
         runs=sum(len(arm.runs) for arm in arms),
         counted=counted(arms),
@@ -82,6 +84,7 @@ def page(arms: list[Arm], title: str | None, notes: list[str]) -> str:
         each_run=tables.runs(arms),
         differences=tables.differences(arms),
         common=tables.common(arms),
+        slowest=tables.slowest(stragglers(arms)),
         restarts=tables.restarted(happened),
         confusions=tables.confusions(arms),
         light=light,

@@ -7,6 +7,7 @@ objects instead would take longer than all else; tests/test_report_figures.py ho
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,9 +30,19 @@ def text(words: str, longest: int = 48) -> str:
     return html.escape(words if len(words) <= longest else f"{words[: longest - 1]}…", quote=False)
 
 
+def apart(names: Sequence[str], longest: int) -> list[str]:
+    """Names cut where they are long: at their ends, or in their middles if it is the ends that tell them apart."""
+    long = [len(name) > longest for name in names]
+    ends = [f"{name[: longest - 1]}…" if cut else name for name, cut in zip(names, long, strict=True)]
+    if len(set(ends)) == len(set(names)):
+        return ends
+    before, after = longest // 2, (longest - 1) // 2
+    return [f"{name[:before]}…{name[-after:]}" if cut else name for name, cut in zip(names, long, strict=True)]
+
+
 def numbers(values: Sequence[float] | np.ndarray) -> list[float | None]:
     """Values as JSON has them, in no more digits than can be seen."""
-    return [float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None for value in np.asarray(values).tolist()]
+    return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in np.asarray(values).tolist()]
 
 
 def line(arm: int, name: str, x: np.ndarray, y: np.ndarray, said: str, **style: Any) -> Trace:
@@ -54,7 +65,8 @@ def line(arm: int, name: str, x: np.ndarray, y: np.ndarray, said: str, **style: 
         "meta": {"arm": arm, "level": level},
     }
     if "markers" in trace["mode"]:
-        trace["marker"] = {"symbol": marker(arm), "size": 7, "color": colour(arm), "maxdisplayed": MARKERS_ON_A_CURVE}
+        symbol = marker(arm) + ("-open" if trace["line"]["dash"] == "dot" else "")
+        trace["marker"] = {"symbol": symbol, "size": 7, "color": colour(arm), "maxdisplayed": MARKERS_ON_A_CURVE}
     return {**trace, **style}
 
 
@@ -135,7 +147,7 @@ def figure(
 def categories(names: list[str]) -> dict[str, dict[str, Any]]:
     """An axis from top to bottom with a name at each of 0, 1, 2, ..., and how it is on a narrow screen."""
     places = {"tickvals": list(range(len(names))), "range": [len(names) - 0.5, -0.5], "showgrid": False}
-    wide, narrow = ([text(name, longest) for name in names] for longest in (NAME, NARROW_NAME))
+    wide, narrow = ([text(name) for name in apart(names, longest)] for longest in (NAME, NARROW_NAME))
     return {"y": axis("", ticktext=wide, **places), "narrow": {"ticktext": narrow}}
 
 

@@ -11,6 +11,7 @@ from hvd_imagenet.report.arms import Arm
 from hvd_imagenet.report.colours import ARMS_ON_LIGHT, LIGHT, marker
 from hvd_imagenet.report.curves import Curve
 from hvd_imagenet.report.figures import furthest, wants_log
+from hvd_imagenet.report.plots import apart
 
 MARKERS = {
     "circle": "o",
@@ -60,6 +61,8 @@ def png(arms: list[Arm], made_by: str) -> bytes:
 def _curves(axes: Any, of: list[Curve], **style: Any) -> Any:
     """An arm's curves as their mean, with a band of two standard deviations; the line, for the legend."""
     over = curves.spread(of)
+    if len(over.epochs) == 1:
+        style = {"marker": "o", "mfc": "none", **style}
     axes.fill_between(
         over.epochs, over.mean - 2 * over.std, over.mean + 2 * over.std, color=style["color"], alpha=0.18, lw=0
     )
@@ -68,11 +71,11 @@ def _curves(axes: Any, of: list[Curve], **style: Any) -> Any:
 
 def _legend(axes: Any, handles: list[Any], names: list[str], several: bool) -> None:
     """Names as they are: matplotlib takes what is between $ for mathematics, and leaves out what begins with _."""
-    shown = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+    shown = apart(names, LONGEST_NAME)
     title = "validation solid, training dotted" + (", mean ± 2 std" if several else "")
     few = len(names) <= INSIDE
     make, place = (axes.legend, "upper right") if few else (axes.figure.legend, "outside right upper")
-    signs = {"title": title, "frameon": False, "fontsize": 9, "title_fontsize": 9}
+    signs = {"title": title, "frameon": False, "fontsize": 9, "title_fontsize": 9, "alignment": "left"}
     legend = make(handles, ["x"] * len(handles), loc=place, **signs)
     for text, name in zip(legend.get_texts(), shown, strict=True):
         text.set_parse_math(False)

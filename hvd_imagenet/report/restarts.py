@@ -68,6 +68,7 @@ def _whole(event: dict[str, Any], key: str) -> int | None:
 def _dataset_size(run: Run) -> float | None:
     """Training images: what the steps' samples and epochs tell of, since that is what the figures are drawn by."""
     steps = run.events.steps
-    sizes = steps["samples_seen"][steps["epoch"] > 0] / steps["epoch"][steps["epoch"] > 0]
-    sizes = sizes[np.isfinite(sizes)]
-    return float(sizes[-1]) if len(sizes) else number(run.accounts.settings or {}, "data.train_samples")
+    known = np.flatnonzero((steps["epoch"] > 0) & (steps["samples_seen"] > 0))
+    if not len(known):
+        return number(run.accounts.settings or {}, "data.train_samples")
+    return steps["samples_seen"][known[-1]].item() / steps["epoch"][known[-1]].item()

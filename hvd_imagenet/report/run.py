@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -105,8 +106,8 @@ class Run:
         if self.events.cut_short and state.word != "running":
             found.append("the last line of metrics.jsonl is cut short and left out")
         if state.word != "done":
-            planned = (self.accounts.settings or {}).get("epochs")
-            far = f"epoch {self.epoch:.4g}" + (f" of {planned:g}" if isinstance(planned, int | float) else "")
+            planned = accounts.number(self.accounts.settings or {}, "epochs")
+            far = f"epoch {self.epoch:.4g}" + (f" of {planned:g}" if planned is not None else "")
             word = {"running": "is still running", "silent": "seems to have died", "unknown": "has no known end"}
             why = f" ({state.reason})" if state.reason else ""
             found.append(f"{word.get(state.word, f'has {state.word}')}{why}: what is shown is up to {far}")
@@ -135,28 +136,32 @@ def is_run(folder: Path) -> bool:
     Raises:
         SettingsError: it cannot be read.
     """
-    run = RunDirectory(folder)
     with _reading(folder):
-        if run.config.is_file() and run.checkpoints.is_dir():
-            return True
-        if not run.metrics.is_file():
-            return False
-        with run.metrics.open("rb") as file:
-            return b'"event"' in file.read(BEGINNING)
+        return _holds_run(folder)
+
+
+def _holds_run(folder: Path) -> bool:
+    run = RunDirectory(folder)
+    if run.config.is_file() and run.checkpoints.is_dir():
+        return True
+    if not run.metrics.is_file():
+        return False
+    with run.metrics.open("rb") as file:
+        return b'"event"' in file.read(BEGINNING)
 
 
 def find(given: list[Path]) -> Found:
     """The runs among what is given: folders of runs, and folders of such, down to two levels, as a study has them.
 
-    Each is taken once.
+    Each is taken once. What cannot be read is left out, unless it has been named.
 
     Raises:
         SettingsError: something is not there, or there is no run.
     """
     found: dict[Path, tuple[Path, str | None]] = {}
-    empty = []
+    empty, closed = [], []
     for place in given:
-        below = _below(place)
+        below = _below(place, closed)
         if not below:
             empty.append(plain(str(place)))
         for path in below:
@@ -164,17 +169,33 @@ def find(given: list[Path]) -> Found:
             found.setdefault(path.resolve(), (path, path.parent.name if of_study else None))
     shown = ", ".join(empty[:SHOWN]) + (f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else "")
     if not found:
-        raise SettingsError(f"report: {shown}; no run in there ({NO_RUN}); give folders of runs")
+        why = "; ".join([f"no run in there ({NO_RUN})", *closed])
+        raise SettingsError(f"report: {shown}; {why}; give folders of runs")
     notes = [f"left out, since no run is in there ({NO_RUN}): {shown}"] if empty else []
+    notes += [f"left out: {one}" for one in closed]
     return Found([path for path, _ in found.values()], [arm for _, arm in found.values()], notes)
 
 
-def _below(place: Path) -> list[Path]:
-    """The runs in a folder: itself, or what is in it."""
+def _below(place: Path, closed: list[str]) -> list[Path]:
+    """The runs in a folder: itself, or what is in it, 9 before 10. What in it cannot be read is added to ``closed``."""
     with _reading(place):
         if not place.exists():
             raise SettingsError(f"report: {plain(str(place))}; there is no such folder; give the folders of runs")
-        return [place] if is_run(place) else sorted(filter(is_run, (*place.glob("*"), *place.glob("*/*"))))
+        if _holds_run(place):
+            return [place]
+        runs = []
+        for path in sorted((*place.glob("*"), *place.glob("*/*")), key=_in_order):
+            try:
+                runs += [path] if _holds_run(path) else []
+            except OSError as error:
+                closed.append(f"{plain(str(path))} cannot be read ({error.strerror})")
+        return runs
+
+
+def _in_order(path: Path) -> list[list[str | int]]:
+    """By which paths are sorted as people number them: each part cut into what is no number and what is one."""
+    cut = (re.split(r"(\d+)", part) for part in path.parts)
+    return [[int(text) if place % 2 else text for place, text in enumerate(part)] for part in cut]
 
 
 def read(paths: list[Path]) -> list[Run]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import NamedTuple
 
 from hvd_imagenet.report.accounts import plain
 from hvd_imagenet.report.arms import MISSING, Arm, differing
 from hvd_imagenet.report.restarts import Restart
 from hvd_imagenet.report.run import Errors, Run
+from hvd_imagenet.report.stragglers import Straggler
 
 NONE = "–"
 CONFUSIONS = 20  # of a run at most
+STRAGGLERS = 10  # runs at most
 STATES = {"done": "done", "running": "running", "silent": "no sign of life", "stopped": "stopped"}
 STATES |= {"failed": "failed", "unknown": "unknown"}
 
@@ -126,6 +127,27 @@ def restarted(restarts: list[Restart]) -> Table | None:
     )
 
 
+def slowest(stragglers: list[Straggler]) -> Table | None:
+    """Which worker the others wait for, in the runs that lose the most by it; None: nobody has logged it."""
+    columns = ["run", "most often", "how often, %", "its host, %", "behind the median", "lost in a step"]
+    rows = [
+        [
+            Cell(one.run, one.arm),
+            Cell(f"worker {one.rank:,}" + (f" on {one.host}" if one.host is not None else "")),
+            *(Cell(NONE if share is None else f"{100 * share:.0f}") for share in (one.share, one.on_host)),
+            Cell(_milliseconds(one.behind), more="" if one.ratio is None else f"{100 * one.ratio:+.1f} %"),
+            Cell(_milliseconds(one.lost)),
+        ]
+        for one in stragglers[:STRAGGLERS]
+    ]
+    caption = "The worker that the others waited for most often, in the means between two logged steps, and how much "
+    caption += "longer than the median one it took for its own part of a step; lost is what the slowest one, whichever "
+    caption += "it was, took longer on average"
+    if len(stragglers) > STRAGGLERS:
+        caption += f"; of {len(stragglers)} runs the {STRAGGLERS} that lose the most"
+    return Table(f"{caption}.", columns, rows, frozenset(columns[:2])) if rows else None
+
+
 def confusions(arms: list[Arm]) -> list[Table]:
     """Of each run that ``hvd-imagenet evaluate`` has looked at, what its worst classes are taken for."""
     found = []
@@ -160,7 +182,7 @@ def _course(of: list[Run]) -> list[Cell]:
                 [run.images_per_second for run in of], lambda value: f"{value:,.0f}" if value > 99 else f"{value:.3g}"
             )
         ),
-        Cell(_mean([run.wall_seconds for run in of], lambda value: str(timedelta(seconds=round(value))))),
+        Cell(_mean([run.wall_seconds for run in of], _clock)),
         Cell(f"{sum(len(run.events.restarts) for run in of)}"),
     ]
 
@@ -204,6 +226,16 @@ def _range(values: Sequence[float | None], told: Callable[[float], str]) -> str:
         return NONE
     low, high = told(min(known)), told(max(known))
     return low if low == high else f"{low} – {high}"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return NONE if seconds is None else f"{1000 * seconds:,.1f} ms"
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:,}:{minutes % 60:02}:{rest:02}"
 
 
 def _mean(values: Sequence[float | None], told: Callable[[float], str]) -> str:

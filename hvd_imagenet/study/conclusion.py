@@ -6,13 +6,13 @@ from hvd_imagenet import report
 from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import StoppedError, StudyError
 from hvd_imagenet.study import outcome, tables
-from hvd_imagenet.study.definition import Run
-from hvd_imagenet.study.folder import REPORT, TABLE, StudyFolder
+from hvd_imagenet.study.definition import REPORT, TABLE, Run
+from hvd_imagenet.study.folder import StudyFolder
 from hvd_imagenet.study.runner import Left
 
 
 def conclude(folder: StudyFolder, left: Left) -> None:
-    """Write and show the table and the report, unless the study was asked to stop; then say what is left.
+    """Show and write the table, and write the report, unless the study was asked to stop; then say what is left.
 
     Raises:
         StudyError, StoppedError: there are runs left.
@@ -39,12 +39,12 @@ def _sum_up(folder: StudyFolder, done: list[Run]) -> None:
     runs, names = [folder.run(run) for run in done], [run.arm for run in done]
     policies = {arm: study.policy(arm) for arm in study.arms}
     lines = outcome.lines(policies, report.table(runs, names), len(study.seeds))
+    tables.show(outcome.COLUMNS, lines, numbers=range(1, len(outcome.COLUMNS)))
+    print(outcome.NOTE)
     written = folder.path / TABLE, folder.path / REPORT
     with folder.writing():
         write_whole(written[0], outcome.markdown(study.title, lines).encode())
         report.write(runs, written[1], study.title, names)
-    tables.show(outcome.COLUMNS, lines, numbers=range(1, len(outcome.COLUMNS)))
-    print(outcome.NOTE)
     print("Written:", ", ".join(map(str, written)))
 
 

@@ -18,6 +18,7 @@ from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.policy import LargeBatchPolicy
 
 STUDIES = Path(__file__).parents[1] / "studies"
+FILES = STUDY, TABLE, REPORT, LOCK = "study.yaml", "table.md", "report.html", "lock"  # of a study's own, in its folder
 KEYS = ("title", "base", "settings", "arms", "grid", "seeds")
 FOR_A_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,99}")  # what shells, launchers and file systems all bear
 HEAD = "# A study as it was resolved; its runs are beside it. To go on with it, give the command that began it again.\n"
@@ -73,6 +74,11 @@ class Study:
         """As YAML that `read` reads as the same study."""
         plain = {"title": self.title, "settings": self.settings, "arms": self.arms, "seeds": self.seeds}
         return HEAD + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def is_own(name: str) -> bool:
+    """Whether something in a study's folder is one of its own files, or what one is made of."""
+    return name in FILES or name.startswith(tuple(f"{file}." for file in FILES))
 
 
 def study_names() -> list[str]:
@@ -162,12 +168,19 @@ def _arms(given: Mapping[str, Any], name: str) -> dict[str, Settings]:
     arms: dict[str, Settings] = {}
     for arm, changes in (named or {"": {}}).items():
         own = _changes(changes, f"{name}: arm {arm}" if arm else name)
+        for key in own:
+            if key in (grid or {}):
+                raise SettingsError(f"{name}: arm {arm}: {key}: {own[key]}; is in the grid, too; leave one of them out")
         for point in _points(grid or {}, name):
             full_name = ",".join(filter(None, [str(arm), *(f"{part}={value}" for part, (_, value) in point.items())]))
             if not FOR_A_FOLDER.fullmatch(full_name):
                 raise SettingsError(
                     f"{name}: arm {full_name}: is to name a folder; give letters, digits and . _ = , + - of them, "
                     "at most 100, beginning with a letter or digit"
+                )
+            if is_own(full_name):
+                raise SettingsError(
+                    f"{name}: arm {full_name}: is how a file of the study's own is called; give another name"
                 )
             if full_name in arms:
                 raise SettingsError(f"{name}: arm {full_name}: is there twice")

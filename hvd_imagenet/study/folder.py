@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,8 @@ from hvd_imagenet.durable import write_whole
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.faults.lock import RunLock
 from hvd_imagenet.startup import flat
-from hvd_imagenet.study.definition import Run, Study
+from hvd_imagenet.study.definition import LOCK, STUDY, Run, Study, is_own
 
-STUDY, TABLE, REPORT, LOCK = "study.yaml", "table.md", "report.html", "lock"
 ARM_SETTINGS = "settings.yaml"
 # Settings that do not change what a run comes to. The data may have moved: what counts is what is in it.
 FREE = ("data.path", "data.threads", "data.cache_dir", "data.cache_gib", "log.", "checkpoint.", "faults.")
@@ -51,9 +51,10 @@ class StudyFolder:
     def is_done(self, run: Run) -> bool:
         """Whether a run has a result."""
         try:
-            return "median5_top1" in json.loads((self.run(run) / "result.json").read_text())
+            result = json.loads((self.run(run) / "result.json").read_text())
         except (OSError, ValueError):
             return False
+        return isinstance(result, dict) and isinstance(result.get("median5_top1"), int | float)
 
     def done(self) -> list[Run]:
         """The runs that have a result."""
@@ -84,7 +85,7 @@ class StudyFolder:
             SettingsError: the folder cannot be written to.
         """
         lock = RunLock(self.path / LOCK)
-        lock.acquire(print)
+        lock.acquire(lambda text: print(text, file=sys.stderr))  # a task's options go to the standard output
         try:
             yield
         except OSError as error:
@@ -101,7 +102,7 @@ class StudyFolder:
         for entry in _entries(self.path):
             if entry.name in self.study.arms and entry.is_dir():
                 self._check_arm(entry)
-            elif not entry.name.startswith((STUDY, TABLE, REPORT, LOCK)) and not _is_empty_arm(entry):
+            elif not is_own(entry.name) and not _is_empty_arm(entry):
                 self._refuse(entry)
         for run in self.study.runs():
             self._check_run(run)
@@ -122,10 +123,14 @@ class StudyFolder:
     def _check_run(self, run: Run) -> None:
         folder = self.run(run)
         try:
-            begun = flat(settings.read_yaml(folder / "config.yaml", str(folder / "config.yaml")))
+            begun = settings.read_yaml(folder / "config.yaml", str(folder / "config.yaml"))
         except FileNotFoundError:
             return
-        known = {**flat(dataclasses.asdict(Config())), **begun}  # an older version has not written what is newer
+        if not isinstance(begun, dict):
+            raise SettingsError(
+                f"{folder}/config.yaml: holds no settings; move that run away, or name another folder with -o"
+            )
+        known = {**flat(dataclasses.asdict(Config())), **flat(begun)}  # an older version has not written what is newer
         for key, value in flat(dataclasses.asdict(run.config)).items():
             if value != known[key] and not key.startswith(FREE):
                 raise SettingsError(

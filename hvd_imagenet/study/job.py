@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.faults.status import JOB_STATUS, Ending, Status
 from hvd_imagenet.run_directory import RunDirectory
 from hvd_imagenet.study.definition import Run
@@ -57,8 +60,11 @@ class Job:
         self.share = share
         self._directory = RunDirectory(folder.run(run))
         self._log = folder.log(run)
-        self._told = Status(folder.path / f"{run.name}.status")  # by what does not come to the run's folder
+        # By what does not come to the run's folder; of this start alone, since another one may have begun the run, too.
+        self._told = Status(folder.path / f"{run.name}.{secrets.token_hex(4)}.status")
         self._known = self._account().get("job")
+        self._launched = bool(launcher)
+        self._refused = False
         self._over: float | None = None
         self._asked = False
         train = [*launcher, sys.executable, "-m", "hvd_imagenet.cli", "train", *options(folder, run)]
@@ -74,7 +80,19 @@ class Job:
 
     def has_begun(self) -> bool:
         """Whether it has passed all checks, and holds the run's folder or has held it."""
-        return self._account().get("job") != self._known
+        account = self._account()
+        return account.get("job") != self._known and not self._is_of_another(account)
+
+    def _is_of_another(self, account: dict) -> bool:
+        """Whether the account is of another start of the study, which has begun this run at the same time.
+
+        Which workers a launcher has started is not known, on other hosts at least: of these, it shows when they have
+        ended, since they have been refused, and have said so.
+        """
+        if self._launched:
+            return self._refused
+        first = (account.get("workers") or [{}])[0]
+        return (first.get("host"), first.get("pid")) != (socket.gethostname(), self._process.pid)
 
     def stop(self) -> None:
         """Ask it to save and end; what has not begun has nothing to save, and ends."""
@@ -96,12 +114,14 @@ class Job:
         if code is None:
             return None
         self._over = self._over or time.monotonic()
+        told = self._told.ended()
+        self._refused = told is not None and told.exit_code == SettingsError.exit_code
         if self.has_begun():
             ending = Status(self._directory.status, self._account()["job"]).ended()
             if ending is None and time.monotonic() - self._over < WITNESS_SECONDS:
                 return None
         else:
-            ending = self._told.ended()
+            ending = told
         self._tidy_up()
         code = code if code >= 0 else 128 - code
         return ending or Ending(code, f"it ended with status {code}, and has not said why; see {self._log}")
