@@ -89,6 +89,18 @@ class Pulse(NamedTuple):
         return self._replace(batches=self.batches + 1)
 
 
+class NormBatches(NamedTuple):
+    """What an evaluation recomputes the statistics of batch normalisation from.
+
+    Attributes:
+        micro_batches: how many, of all workers.
+        batches: this worker's share of them, in their order, shared out as a step's.
+    """
+
+    micro_batches: int
+    batches: Iterable[Batch]
+
+
 class Backend(Protocol):
     """One framework with Horovod under it; the same for all.
 
@@ -131,8 +143,21 @@ class Backend(Protocol):
     def losses(self, plan: StepPlan) -> dict[int, float]:
         """The mean loss of each of this worker's micro-batches, by its number in the step; of the last two steps."""
 
-    def evaluate(self, batches: Iterable[Batch]) -> Totals:
-        """Sums over the batches of all workers."""
+    def evaluate(
+        self,
+        batches: Iterable[Batch],
+        norm: NormBatches | None = None,
+        answered: Callable[[np.ndarray], None] | None = None,
+    ) -> Totals:
+        """Sums over the batches of all workers; the state stays as it is.
+
+        Args:
+            norm: to be run through the network as in training: its statistics of batch normalisation, means over the
+                micro-batches of mean and unbiased variance, are used for this evaluation only. None: the running ones
+                are. Where a worker has less than its share of them, no batch is evaluated, and the sums are 0.
+            answered: called with the answers to each batch: class numbers, the best first, shape (n, 5), or
+                (n, classes) where there are fewer than 5.
+        """
 
     def state(self) -> State:
         """A copy of the state."""
@@ -152,6 +177,20 @@ class Backend(Protocol):
 
     def gather(self, value: Any) -> list[Any]:
         """Every worker's (picklable) value, in the order of the ranks, on every worker; also a barrier."""
+
+
+def require_statistics(precise_bn: int | None, model: str, count: int) -> None:
+    """Raise SettingsError if statistics of batch normalisation are to be recomputed in a network that has none.
+
+    Args:
+        precise_bn: the setting; model: the network's name.
+        count: of running statistics that training changes.
+    """
+    if precise_bn is not None and count == 0:
+        raise SettingsError(
+            f"evaluate.precise_bn: {precise_bn}; {model} has no batch normalisation whose running statistics training "
+            "changes: leave it null"
+        )
 
 
 def require_same_shapes(what: str, expected: dict[str, tuple[int, ...]], given: dict[str, np.ndarray]) -> None:

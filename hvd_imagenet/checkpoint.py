@@ -8,7 +8,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,33 @@ def load(folder: Path, skipped: Callable[[Path, CheckpointError], None]) -> tupl
     )
 
 
+def load_one(path: Path) -> tuple[State, Progress, dict[str, Any]]:
+    """One checkpoint: its state, where the run was, and the run's settings.
+
+    Raises:
+        CheckpointError: it is none, or not usable.
+    """
+    if not (path / STATE).exists():
+        raise CheckpointError(f"{path}: is no checkpoint (has no {STATE}); give the folder of one")
+    return _read(path)
+
+
+def best(folder: Path) -> Path:
+    """The checkpoint that did best in the evaluations that those in a folder know of.
+
+    Raises:
+        CheckpointError: none of them has been evaluated.
+    """
+    paths, evaluations = checkpoints(folder), []
+    for path in paths:
+        with suppress(_DamagedError), _readable(path):  # those after it know as much
+            evaluations += _described(path)["evaluations"]
+    found = best_of(paths, evaluations)
+    if found is None:
+        raise CheckpointError(f"{folder}: of no checkpoint is an evaluation known; give --checkpoint last")
+    return found
+
+
 def set_aside(path: Path) -> None:
     """Rename a checkpoint that is not usable, so that it neither counts nor is lost.
 
@@ -180,12 +208,13 @@ class _DamagedError(CheckpointError):
 
 
 def _read(path: Path) -> tuple[State, Progress, dict[str, Any]]:
-    try:
-        description = json.loads((path / STATE).read_text())
-        if description["format"] != FORMAT:
-            raise _DamagedError(f"{path}: is of format {description['format']}, this version reads {FORMAT}")
-        if description["checksum"] != _checksum(description):
-            raise _DamagedError(f"{path / STATE}: damaged, not what was saved")
+    """A checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read just now; _DamagedError: it never can.
+    """
+    with _readable(path):
+        description = _described(path)
         arrays = {}
         for name in (MODEL, OPTIMIZER):
             data = (path / name).read_bytes()
@@ -195,6 +224,24 @@ def _read(path: Path) -> tuple[State, Progress, dict[str, Any]]:
         fields = [name.name for name in dataclasses.fields(Progress)]
         progress = Progress(**{name: description[name] for name in fields if name in description or name not in NEWER})
         settings = dict(description["config"])
+    return State(arrays[MODEL], arrays[OPTIMIZER]), progress, settings
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    description = json.loads((path / STATE).read_text())
+    if description["format"] != FORMAT:
+        raise _DamagedError(f"{path}: is of format {description['format']}, this version reads {FORMAT}")
+    if description["checksum"] != _checksum(description):
+        raise _DamagedError(f"{path / STATE}: damaged, not what was saved")
+    return description
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What goes wrong in reading a checkpoint, as what it means."""
+    try:
+        yield
     except (*MISSING, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise _DamagedError(f"{path}: unreadable ({error!r})") from None
     except OSError as error:
@@ -202,7 +249,6 @@ def _read(path: Path) -> tuple[State, Progress, dict[str, Any]]:
             f"{path}: cannot be read ({error.strerror}); look after its file system and run again, or move it away to "
             "go on from the one before"
         ) from None
-    return State(arrays[MODEL], arrays[OPTIMIZER]), progress, settings
 
 
 def _sealed(description: dict[str, Any]) -> bytes:

@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import time
-from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ SUMMARY = """usage: hvd-imagenet COMMAND [OPTION ...]
 Train an image classifier with large-minibatch synchronous SGD, from one laptop to hundreds of GPUs.
 
   train      train a network; under horovodrun or mpirun on many workers
-  evaluate   evaluate a run's newest checkpoint
+  evaluate   evaluate a checkpoint of a run, class by class
   export     write a run's newest checkpoint for torchvision, Keras or ONNX
   schedule   the plan of a run: batch size and learning rate, before any work
   plan       what a run will take on a cluster: time, all-reduce, data rate, memory
@@ -88,6 +87,7 @@ def main(arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> None:
     from hvd_imagenet import settings
+    from hvd_imagenet.arguments import require_name, with_settings_of_run
 
     parser = settings.parser("train", "Train a network; start it under horovodrun or mpirun to use many workers.")
     parser.add_argument("--run", metavar="FOLDER", help="the run's folder (default: runs/MODEL-DATE-TIME)")
@@ -101,9 +101,9 @@ def train(arguments: list[str]) -> None:
     )
     options_given = [argument.partition("=")[0] for argument in arguments]
     if "--resume" in options_given and "--config" not in options_given:
-        arguments = _with_settings_of_run(arguments)
+        arguments = with_settings_of_run(arguments)
     config, options = settings.parse(parser, arguments)
-    _require_name(options.run)
+    require_name(options.run)
     if options.resume not in (None, "auto", "always"):
         raise SettingsError(f"--resume: {options.resume}; give auto, or nothing")
     if options.resume and not options.run:
@@ -121,24 +121,13 @@ def train(arguments: list[str]) -> None:
 
 
 def evaluate(arguments: list[str]) -> None:
-    from hvd_imagenet import settings
+    from hvd_imagenet.evaluation import command
 
-    parser = settings.parser("evaluate", "Evaluate a run's newest checkpoint on the whole validation set.")
-    parser.add_argument("--run", metavar="FOLDER", help="the run's folder (needed)")
-    config, options = settings.parse(parser, _with_settings_of_run(arguments))
-    _require_run(options.run)
-
-    from hvd_imagenet import evaluation
-    from hvd_imagenet.run_directory import RunDirectory
-
-    step, totals = evaluation.evaluate(config, RunDirectory(Path(options.run)))
-    if _is_first_worker():
-        accuracies = "  ".join(f"{name} {value:.2%}" for name, value in totals.accuracies().items())
-        print(f"step {step}  loss {totals.loss:.4f}  {accuracies}  of {totals.count:,} images")
+    command.main(arguments)
 
 
 def export(arguments: list[str]) -> None:
-    from hvd_imagenet.arguments import Parser
+    from hvd_imagenet.arguments import Parser, require_run
 
     parser = Parser(
         prog="hvd-imagenet export",
@@ -155,7 +144,7 @@ def export(arguments: list[str]) -> None:
     )
     parser.add_argument("-o", metavar="FILE", type=Path, help="default: RUN/MODEL-step-N.pth, .keras or .onnx")
     options = parser.parse_args(arguments)
-    _require_run(options.run)
+    require_run(options.run)
 
     from hvd_imagenet import export as exporting
     from hvd_imagenet.run_directory import RunDirectory
@@ -221,21 +210,6 @@ def doctor(arguments: list[str]) -> None:
     command.main(arguments)
 
 
-def _require_name(run: str | None) -> None:
-    """Refuse a folder without a name, as where a script's variable is unset."""
-    if run == "":
-        raise SettingsError("--run: is empty; give the name of a folder")
-
-
-def _require_run(run: str | None) -> None:
-    """Refuse what is not the folder of a run."""
-    _require_name(run)
-    if run is None:
-        raise SettingsError("--run: missing; give the folder of a run")
-    if not (Path(run) / "config.yaml").exists():
-        raise SettingsError(f"--run: {run}; holds no run (no config.yaml)")
-
-
 def _say_last(error: RunError) -> None:
     """Say why the program ends; to the launch script, too, which hears no more than a status from its launcher."""
     first = _is_first_worker() or not error.everywhere
@@ -259,15 +233,6 @@ def _rank() -> int:
 
 def _is_first_worker() -> bool:
     return _rank() == 0
-
-
-def _with_settings_of_run(arguments: list[str]) -> list[str]:
-    """The arguments, after the settings of the run that ``--run`` names, if it is one."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--run", nargs="?")
-    run = parser.parse_known_args(arguments)[0].run
-    settings = Path(run or "") / "config.yaml"
-    return ["--config", str(settings), *arguments] if run and settings.exists() else arguments
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import socket
 
 import psutil
@@ -13,7 +14,13 @@ from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.loader import batches_ahead, in_flight
 from hvd_imagenet.data.remote.cache import require_room
 from hvd_imagenet.data.remote.caching import Caching, Patience
-from hvd_imagenet.data.requests import evaluation_shards_at_once, shards_at_once, spread
+from hvd_imagenet.data.requests import (
+    FirstRequests,
+    Worker,
+    evaluation_shards_at_once,
+    shards_at_once,
+    spread,
+)
 from hvd_imagenet.data.store import Store, open_store
 from hvd_imagenet.errors import DataError, SettingsError
 from hvd_imagenet.faults.together import together
@@ -79,6 +86,32 @@ def decoding(config: Config, backend: Backend) -> Decoding:
     )
 
 
+def norm_images(config: Config, train_set: Store, stream: SampleStream, backend: Backend) -> FirstRequests | None:
+    """This worker's share of what batch normalisation's statistics are recomputed from for evaluations: the first
+    samples of the stream, as training takes them; None: the running statistics are used.
+
+    Raises:
+        SettingsError: there are not so many.
+    """
+    samples = config.evaluate.precise_bn
+    if samples is None:
+        return None
+    if samples > len(train_set):
+        raise SettingsError(
+            f"evaluate.precise_bn: {samples}; {train_set.path} has {len(train_set)} training images: give at most as "
+            "many, or null"
+        )
+    return FirstRequests(
+        train_set.for_another_reader(),  # training goes on to expect what it reads
+        stream,
+        config.data.augment,
+        Worker(backend.rank, backend.size),
+        decoding(config, backend),
+        config.batch.micro_size,
+        math.ceil(samples / config.batch.micro_size),
+    )
+
+
 def caching(config: Config) -> Caching:
     """How a data set at a URL is kept on this host."""
     data = config.data
@@ -112,14 +145,21 @@ def check_memory(config: Config, stream: SampleStream, workers: int) -> None:
 
 
 def check_cache(
-    config: Config, policy: LargeBatchPolicy, train_set: Store, val_set: Store, workers: int, on_host: int
+    config: Config,
+    policy: LargeBatchPolicy,
+    train_set: Store,
+    val_set: Store,
+    first: FirstRequests | None,
+    workers: int,
+    on_host: int,
 ) -> None:
     """Raise SettingsError unless this host has room for all that is read of a remote set at a time.
 
     That is all training shards in a global shuffle, in a blocked one as many as the workers with what they read ahead
-    are spread over; and of an evaluation, see `evaluation_room`.
+    are spread over, and those of the images that evaluations begin with; and of an evaluation, see `evaluation_room`.
 
     Args:
+        first: what evaluations begin with, see `norm_images`.
         workers: in all; on_host: of them.
     """
     shards, what, remedy = len(train_set.shard_samples), "a global shuffle", "set stream.shuffle to blocked"
@@ -127,6 +167,9 @@ def check_cache(
         apart = spread(policy, workers, batches_ahead(policy.micro_batch))
         shards = shards_at_once(train_set.shard_samples, config.stream.window, apart)
         what, remedy = f"stream.window {config.stream.window}", "lower stream.window"
+        if first:
+            shards = min(len(train_set.shard_samples), shards + len(first.shards))
+            what, remedy = f"{what} with evaluate.precise_bn", f"{remedy} or evaluate.precise_bn"
     needed = train_set.room(shards) + evaluation_room(val_set, on_host)
     require_room(caching(config), needed, f"{what} of {train_set.path}", remedy)
 

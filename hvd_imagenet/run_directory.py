@@ -76,8 +76,26 @@ class RunDirectory:
         """
         path = self.path / "result.json"
         try:
-            write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+            write_whole(path, _json(result))
         except OSError as error:
             raise CheckpointError(
                 f"{path}: cannot be written ({error.strerror}); free some space, and --resume"
             ) from None
+
+    def write_evaluation(self, evaluation: dict) -> None:
+        """Write ``evaluation.json``, whole or not at all.
+
+        Raises:
+            SettingsError: it cannot be written.
+        """
+        path = self.path / "evaluation.json"
+        try:
+            write_whole(path, _json(evaluation))
+        except OSError as error:
+            raise SettingsError(
+                f"{path}: cannot be written ({error.strerror}); free some space, or evaluate a copy of the run"
+            ) from None
+
+
+def _json(table: dict) -> bytes:
+    return (json.dumps(table, indent=1) + "\n").encode()

@@ -15,6 +15,7 @@ from hvd_imagenet.backend import Backend, State
 from hvd_imagenet.checkpoint import Progress
 from hvd_imagenet.config import Config
 from hvd_imagenet.config.flat import PLACES, flat
+from hvd_imagenet.data.requests import FirstRequests
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.elastic import Elastic
 from hvd_imagenet.errors import CheckpointError, DataError, SettingsError
@@ -24,6 +25,7 @@ from hvd_imagenet.inputs import (
     check_cache,
     check_classes,
     check_memory,
+    norm_images,
     open_everywhere,
     require_data,
     sample_stream,
@@ -45,6 +47,7 @@ class Start:
     Attributes:
         config: the settings, resolved; settings: as checkpoints keep them.
         stream: the training set in the order that the run takes it.
+        norm_images: what evaluations recompute batch normalisation's statistics from; None: they do not.
         progress: where the run is.
         resumed: the run has been begun by an earlier job, or by this one before a change of its workers.
         saved_step: finished steps of the checkpoint that was read; None: there was none.
@@ -59,6 +62,7 @@ class Start:
     train_set: Store
     val_set: Store
     stream: SampleStream
+    norm_images: FirstRequests | None
     progress: Progress
     resumed: bool
     saved_step: int | None
@@ -84,7 +88,8 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
     with together(backend):
         check_fit(config, policy, train_set, backend.size)
         check_memory(config, stream, backend.local_size)
-        check_cache(config, policy, train_set, val_set, backend.size, backend.local_size)
+        first = norm_images(config, train_set, stream, backend)
+        check_cache(config, policy, train_set, val_set, first, backend.size, backend.local_size)
         resumed = job.claim(resume) if backend.rank == 0 else None
     resumed = backend.gather(resumed)[0]
     config = resolved(config, train_set)
@@ -100,7 +105,9 @@ def prepare(config: Config, run: RunDirectory, resume: str, backend: Backend, jo
         if backend.rank == 0:
             run.write_config(config)
     job.begin()
-    return Start(config, settings, run, backend, job, policy, train_set, val_set, stream, progress, resumed, saved_step)
+    return Start(
+        config, settings, run, backend, job, policy, train_set, val_set, stream, first, progress, resumed, saved_step
+    )
 
 
 def require_same_code(backend: Backend) -> None:

@@ -13,7 +13,7 @@ from hvd_imagenet.data.loader import TrainLoader
 from hvd_imagenet.data.requests import TrainRequests, Worker
 from hvd_imagenet.elastic import Elastic
 from hvd_imagenet.errors import CheckpointError, DivergedError, RunError, StoppedError
-from hvd_imagenet.evaluation import evaluate_all
+from hvd_imagenet.evaluation.totals import evaluate_all
 from hvd_imagenet.faults.divergence import REMEDY, diverged
 from hvd_imagenet.faults.fingerprints import require_same_weights
 from hvd_imagenet.faults.job import Job
@@ -188,8 +188,9 @@ class Trainer:
 
     def _evaluate(self) -> None:
         progress = self._progress
+        start = self._start
         self._journal.evaluating(self._moment())
-        totals = evaluate_all(self._config, self._backend, self._start.val_set, self._job.stop)
+        totals = evaluate_all(self._config, self._backend, start.val_set, self._job.stop, start.norm_images)
         if totals is None:
             self._stop()
         if not math.isfinite(totals.loss_sum):

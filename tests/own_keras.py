@@ -118,3 +118,30 @@ def tied():
     dense = layers.Dense(5, use_bias=False, name="dense")
     x = dense(layers.Dense(6, name="first")(layers.GlobalAveragePooling2D()(images)))
     return keras.Model(images, layers.Dense(4, name="last")(Transposed(dense)(x)))
+
+
+def norm_first():
+    """Batch normalisation of the images themselves."""
+    return keras.Sequential([layers.BatchNormalization(epsilon=1e-5), layers.Flatten(), layers.Dense(4)])
+
+
+class Remembering(layers.Layer):
+    """Adds what it has seen in training to what it passes on."""
+
+    def build(self, shape):
+        self.seen = self.add_weight(name="seen", shape=(3,), initializer="zeros", trainable=False)
+
+    def call(self, images, training=False):
+        if training:
+            self.seen.assign_add(keras.ops.mean(images, (0, 1, 2)))
+        return images + self.seen
+
+
+def remembering():
+    return keras.Sequential([Remembering(), layers.Dropout(0.5), net()])
+
+
+def half_frozen():
+    """One layer of batch normalisation that is frozen, and one that is not."""
+    first, second = layers.BatchNormalization(trainable=False), layers.BatchNormalization()
+    return keras.Sequential([layers.Conv2D(4, 3), first, second, layers.Flatten(), layers.Dense(4)])

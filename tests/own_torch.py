@@ -131,3 +131,29 @@ class Volumes(nn.Module):
 
     def forward(self, images):
         return self.dense(self.conv(images[:, :, None]).mean((2, 3, 4)))
+
+
+def norm_first():
+    """Batch normalisation of the images themselves."""
+    return nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 4))
+
+
+class Remembering(nn.Module):
+    """Adds what it has seen in training to what it passes on, in a buffer that is not saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3, 1, 1), persistent=False)
+
+    def forward(self, images):
+        if self.training:
+            self.seen = self.seen + images.mean((0, 2, 3))[:, None, None]
+        return images + self.seen
+
+
+def remembering():
+    return nn.Sequential(Remembering(), nn.Dropout(0.5), net())
+
+
+def statistics_of_batches_only():
+    return nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten(), nn.Linear(192, 4))

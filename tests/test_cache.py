@@ -316,7 +316,7 @@ def test_how_much_room_is_needed(packed, server, cache, monkeypatch):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(inputs, "caching", lambda _, limit=limit: Caching(cache.folder, limit, QUICK))
             try:
-                inputs.check_cache(config, config.policy(SAMPLES), train_set, val_set, 1, 1)
+                inputs.check_cache(config, config.policy(SAMPLES), train_set, val_set, None, 1, 1)
             except SettingsError:
                 assert not right
             else:

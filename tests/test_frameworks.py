@@ -67,10 +67,14 @@ def test_the_same_recipe_takes_the_same_steps(runs):
 
 @pytest.mark.parametrize("other", FRAMEWORKS)
 def test_a_checkpoint_is_evaluated_in_the_other_framework(runs, other, capsys):
+    said, written = [], []
     for framework in FRAMEWORKS:
         assert cli.main(["evaluate", "--run", str(runs / other), "--framework", framework]) == 0
-    one, another = capsys.readouterr().out.splitlines()
-    assert one == another and one.startswith(f"step {STEPS}  loss ")
+        said.append(capsys.readouterr().out)
+        written.append(json.loads((runs / other / "evaluation.json").read_text()))
+    assert said[0] == said[1] and said[0].startswith(f"step {STEPS}  loss ")
+    assert [one.pop("loss") for one in written] == pytest.approx(2 * [losses(runs / other, "eval")[-1]], rel=1e-9)
+    assert written[0] == written[1] and len(written[0]["classes"]) == 2
 
 
 @pytest.mark.parametrize(("first", "then"), [FRAMEWORKS, FRAMEWORKS[::-1]])

@@ -170,7 +170,8 @@ def test_every_way_to_import_is_seen(line):
 
 def test_importing_the_package_imports_no_framework():
     named = "hvd_imagenet, hvd_imagenet.cli, hvd_imagenet.settings, hvd_imagenet.bench.command, "
-    named += "hvd_imagenet.doctor.command, hvd_imagenet.report.command, hvd_imagenet.planner.command"
+    named += "hvd_imagenet.doctor.command, hvd_imagenet.report.command, hvd_imagenet.planner.command, "
+    named += "hvd_imagenet.evaluation.command"
     program = f"import sys, {named}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not FRAMEWORKS & set(loaded)

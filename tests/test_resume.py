@@ -160,12 +160,13 @@ def test_no_usable_checkpoint_is_an_end_of_its_own(three, capsys):
 
 
 def test_the_best_checkpoint_is_kept_whatever_its_age(recipe, image_folder, tmp_path, monkeypatch):
-    from hvd_imagenet import evaluation, trainer
+    from hvd_imagenet import trainer
+    from hvd_imagenet.evaluation import totals
     from hvd_imagenet.totals import Totals
 
     top1 = iter([3, 9, 4, 9, 1, 2])
     monkeypatch.setattr(trainer, "evaluate_all", lambda *_: Totals(10.0, next(top1), 20, 23))
-    assert evaluation.evaluate_all is not trainer.evaluate_all
+    assert totals.evaluate_all is not trainer.evaluate_all
     run = tmp_path / "run"
     assert train(recipe, image_folder, run, "--epochs", "6", "--checkpoint.keep", "2") == 0
     assert steps_saved(run) == [5, 13, 15]  # epochs end in steps 3, 5, 8, 10, 13, 15; the first of the two best

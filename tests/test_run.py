@@ -3,11 +3,9 @@
 import hashlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +14,7 @@ from conftest import LAUNCH_SECONDS
 from jobs import outside
 from runs import EPOCHS, GLOBAL, MICRO, SAMPLES, closest, metrics, train, weights
 
-from hvd_imagenet import checkpoint, cli, evaluation, settings
+from hvd_imagenet import checkpoint, cli, settings
 from hvd_imagenet.data.decoders import OnHost
 from hvd_imagenet.data.store import open_store
 from hvd_imagenet.stream import share
@@ -218,28 +216,6 @@ def test_a_resumed_run_equals_one_in_a_piece(walks):
     )
     assert [e["step"] for e in metrics(parts, "eval")] == [3, 5, 8]
     assert all(one["step"] < other["step"] for one, other in pairwise(metrics(parts, "step")))
-
-
-@pytest.mark.parametrize("workers", [2])
-def test_evaluating_a_run(workers, walks, capsys):
-    assert cli.main(["evaluate", "--run", str(walks / "on-1")]) == 0
-    shown = capsys.readouterr().out
-    last = metrics(walks / "on-1", "eval")[-1]
-    expected = f"step 8  loss {last['loss']:.4f}  top1 {last['top1']:.2%}  top5 100.00%  of 23 images\n"
-    assert shown == (expected if os.environ["HOROVOD_RANK"] == "0" else "")
-
-
-def test_an_evaluation_that_is_asked_to_stop(walks, monkeypatch, capsys):
-    def signalled(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.5)
-        return evaluate_all(*arguments)
-
-    evaluate_all = evaluation.evaluate_all
-    monkeypatch.setattr(evaluation, "evaluate_all", signalled)
-    assert cli.main(["evaluate", "--run", str(walks / "on-1")]) == 75
-    said = capsys.readouterr()
-    assert said.out == "" and said.err == "hvd-imagenet: stopped, as asked; an evaluation keeps nothing: run it again\n"
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(recipe, image_folder, tmp_path, monkeypatch, capsys):

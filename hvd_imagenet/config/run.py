@@ -136,16 +136,21 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """When the validation set is evaluated; it always is at the end.
+    """When the validation set is evaluated, which it always is at the end, and how.
 
     Args:
         every_epochs: epochs between two evaluations.
+        precise_bn: training images from which the statistics of batch normalisation are recomputed for each evaluation,
+            always the same ones; rounded up to whole micro-batches. null: it uses the running statistics.
     """
 
     every_epochs: float = 1
+    precise_bn: int | None = None
 
     def __post_init__(self):
         require(is_positive(self.every_epochs), "evaluate.every_epochs", self.every_epochs, "give a number above 0")
+        require(self.precise_bn is None or self.precise_bn > 0, "evaluate.precise_bn", self.precise_bn,
+                "give a number of training images above 0, or null")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ class Config:
         precision: float32; bf16: forward and backward in bfloat16, weights in float32; float64: CPU, for tests.
         log: what is written down on the way.
         checkpoint: when the run is saved.
-        evaluate: when the validation set is evaluated.
+        evaluate: when the validation set is evaluated, and how.
         faults: when the workers are checked upon.
     """
 

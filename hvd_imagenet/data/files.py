@@ -40,6 +40,9 @@ class Files(Protocol):
     def room(self, at_once: int) -> int:
         """Bytes of local disk that it takes, beside the data set itself, to read from so many files at a time."""
 
+    def for_another_reader(self) -> Files:
+        """The same files: what is expected of these does not matter to them, nor the other way round."""
+
 
 class LocalFiles:
     """Files in a folder of this machine.
@@ -66,3 +69,6 @@ class LocalFiles:
 
     def room(self, at_once: int) -> int:
         return 0
+
+    def for_another_reader(self) -> LocalFiles:
+        return self

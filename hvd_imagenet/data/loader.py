@@ -21,7 +21,14 @@ from hvd_imagenet.data import dali
 from hvd_imagenet.data.ahead import Ahead
 from hvd_imagenet.data.decoders import OnDevice, OnHost
 from hvd_imagenet.data.remote import address
-from hvd_imagenet.data.requests import Request, TrainRequests, Worker, evaluation_requests, evaluation_shards
+from hvd_imagenet.data.requests import (
+    FirstRequests,
+    Request,
+    TrainRequests,
+    Worker,
+    evaluation_requests,
+    evaluation_shards,
+)
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.errors import DataError
 from hvd_imagenet.policy import StepPlan
@@ -56,6 +63,11 @@ class TrainLoader:
         """This worker's micro-batches of a step. Steps must be asked for in the order of the plan."""
         for _ in self._wanted.share(plan):
             yield next(self._batches)
+
+
+def first_batches(wanted: FirstRequests) -> Ahead[Batch]:
+    """One worker's share of the first micro-batches of the sample stream. To be closed."""
+    return _ahead(wanted.store, wanted.own_shards(), iter(wanted), wanted.micro_batch, wanted.decoding)
 
 
 def evaluation_batches(store: Store, batch_size: int, worker: Worker, decoding: dali.Decoding) -> Ahead[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -13,7 +13,10 @@ import numpy as np
 from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.store import Store
 from hvd_imagenet.policy import LargeBatchPolicy, StepPlan
-from hvd_imagenet.stream import SampleStream, Windows, augmenter, centre_crops, share
+from hvd_imagenet.stream import Samples, SampleStream, Windows, augmenter, centre_crops, share
+
+# The windows of samples, from seed, epoch, position in it, and the images' sizes.
+Augmentation = Callable[[int, int, int, np.ndarray], Windows]
 
 
 class Request(NamedTuple):
@@ -95,9 +98,7 @@ class TrainRequests:
         windows = self._stream.shards_from(samples_seen)
         first = next(windows, None)
         if first is None:
-            parts = self._stream.stretches(samples_seen, len(self.store))
-            shards = self.store.shards(np.concatenate([part.numbers for part in parts]))
-            yield shards[np.sort(np.unique(shards, return_index=True)[1])]
+            yield _shards_of(self.store, self._stream.stretches(samples_seen, len(self.store)))
             return
         least = spread(self.policy, self._worker.size, ahead)
         group: list[np.ndarray] = []
@@ -109,15 +110,73 @@ class TrainRequests:
 
     def _request(self, start: int, count: int) -> Request:
         parts = list(self._stream.stretches(start, count))  # two where the micro-batch spans two epochs
-        numbers = np.concatenate([part.numbers for part in parts])
-        if not self._augment:
-            return _centre_request(self.store, numbers, self.decoding)
-        drawn = [
-            self._augment(self._stream.seed, part.epoch, part.position, self.store.sizes(part.numbers))
-            for part in parts
-        ]
-        windows = Windows(*map(np.concatenate, zip(*drawn, strict=True)))
-        return Request(numbers, windows, np.concatenate([np.zeros(windows.shape.shape), windows.shape], 1))
+        return _training_request(self.store, self._stream.seed, self._augment, parts, self.decoding)
+
+
+class FirstRequests:
+    """One worker's share of the first micro-batches of the sample stream, shared out as a step's are.
+
+    To be asked for again and again: their samples are worked out once, since the stream would have to make its first
+    epoch's order anew each time.
+
+    Args:
+        store: the training set; nobody else may expect samples of it.
+        stream, augment, worker, decoding: as for `TrainRequests`.
+        micro_batch: samples in each.
+        micro_batches: how many, of all workers.
+
+    Attributes:
+        shards: which hold the samples of all workers' micro-batches, each once, int64.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        stream: SampleStream,
+        augment: str,
+        worker: Worker,
+        decoding: Decoding,
+        micro_batch: int,
+        micro_batches: int,
+    ):
+        self.store = store
+        self.decoding = decoding
+        self.micro_batch = micro_batch
+        self.micro_batches = micro_batches
+        self._seed = stream.seed
+        self._augment = augmenter(augment)
+        parts = [list(stream.stretches(number * micro_batch, micro_batch)) for number in range(micro_batches)]
+        self.shards = _shards_of(store, chain(*parts))
+        first, end = share(micro_batches, worker.rank, worker.size)
+        self._own = parts[first:end]
+
+    def __iter__(self) -> Iterator[Request]:
+        """What is asked for, micro-batch by micro-batch."""
+        for parts in self._own:
+            yield _training_request(self.store, self._seed, self._augment, parts, self.decoding)
+
+    def own_shards(self) -> Iterator[np.ndarray]:
+        """The shards that are read: one part, those first that are needed first; none where nothing is read."""
+        if self._own:
+            yield _shards_of(self.store, chain(*self._own))
+
+
+def _training_request(
+    store: Store, seed: int, augment: Augmentation | None, parts: list[Samples], decoding: Decoding
+) -> Request:
+    """The request for some stretches of the stream; each image's window is a function of its place there."""
+    numbers = np.concatenate([part.numbers for part in parts])
+    if not augment:
+        return _centre_request(store, numbers, decoding)
+    drawn = [augment(seed, part.epoch, part.position, store.sizes(part.numbers)) for part in parts]
+    windows = Windows(*map(np.concatenate, zip(*drawn, strict=True)))
+    return Request(numbers, windows, np.concatenate([np.zeros(windows.shape.shape), windows.shape], 1))
+
+
+def _shards_of(store: Store, parts: Iterable[Samples]) -> np.ndarray:
+    """The shards that hold some stretches of the stream, each once, those first that are needed first."""
+    shards = store.shards(np.concatenate([part.numbers for part in parts]))
+    return shards[np.sort(np.unique(shards, return_index=True)[1])]
 
 
 def spread(policy: LargeBatchPolicy, workers: int, ahead: int) -> int:

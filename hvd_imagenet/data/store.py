@@ -85,6 +85,11 @@ class Store:
         """Bytes of local disk that it takes to read from so many files at a time, see ``Files.room``."""
         return self._files.room(at_once)
 
+    def for_another_reader(self) -> Store:
+        """The same split, to be read beside this one: each reader has expectations of its own."""
+        files = self._files.for_another_reader()
+        return Store(self.path, self.classes, self._index, files, self.shard_samples, self._contents, self._plain)
+
     def name(self, number: int) -> str:
         """What to call a sample in a message: its file, and its place in it."""
         index = self._index

@@ -13,13 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet.backend import Batch, InUse, Pulse, State
+from hvd_imagenet.backend import Batch, InUse, NormBatches, Pulse, State, require_statistics
 from hvd_imagenet.config import Config
 from hvd_imagenet.cores import keep_to
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.host import own_cores, require_own_gpus, this_place
 from hvd_imagenet.joining import meet_workers, set_horovod_defaults
-from hvd_imagenet.keras.device import choose_device, set_threads
+from hvd_imagenet.keras.device import choose_device, set_threads, tensors
 from hvd_imagenet.keras.model import build
 from hvd_imagenet.keras.names import trainable_parameters
 from hvd_imagenet.keras.norm import StepStatistics
@@ -74,6 +74,7 @@ class Backend:
         self._best = min(5, config.model.classes)
         self._generators = seed_generators(self._model) if config.model.own else []  # no other network draws anything
         self._statistics = StepStatistics(self._model, (config.batch.micro_size, size, size, 3))
+        require_statistics(config.evaluate.precise_bn, config.model.name, self._statistics.running.shape[0])
         self._optimizer = SGD(self._model, config.optimizer)
         self._state = NetworkState(self._model, self._statistics, self._optimizer)
         self._trainable = trainable_parameters(self._model)
@@ -91,6 +92,7 @@ class Backend:
         self._finish = tf.function(self._finish, jit_compile=False)
         self._norm = tf.function(tf.linalg.global_norm, jit_compile=False)
         self._count = tf.function(self._count, jit_compile=False, reduce_retracing=True)
+        self._statistics_of = tf.function(self._statistics_of, jit_compile=False)
 
     @_in_contact()
     def train_step(
@@ -108,7 +110,7 @@ class Backend:
         for number, batch in enumerate(batches, first):
             self.pulse = self.pulse.worked()
             seeds = own.noise_seeds(self._seed, plan.samples_seen, number, len(self._generators))
-            inputs = *_tensors(batch), tf.constant(seeds, tf.int64), parts
+            inputs = *tensors(batch), tf.constant(seeds, tf.int64), parts
             if number + 1 < end:
                 losses[number] = self._accumulate(*inputs)
             else:
@@ -133,7 +135,7 @@ class Backend:
         """A micro-batch before the last of this worker's part of the step; its mean loss."""
         self._sow(seeds)
         with tf.GradientTape() as tape:
-            loss, sums = self._forward(images, labels, training=True)
+            loss, sums, _ = self._forward(images, labels, training=True)
             share_of_loss = loss / parts
         for total, gradient in zip(self._gradients, self._gradients_of(share_of_loss, tape), strict=True):
             total.assign_add(gradient)
@@ -161,7 +163,7 @@ class Backend:
         """
         self._sow(seeds)
         with tf.GradientTape() as tape:
-            loss, sums = self._forward(images, labels, training=True)
+            loss, sums, _ = self._forward(images, labels, training=True)
             # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
             share_of_loss = loss / parts
         vector = tf.concat([self._statistics.last(), self._in_tail(sums) + tail], 0)
@@ -193,15 +195,15 @@ class Backend:
         found = tape.gradient(loss, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.convert_to_tensor(gradient) for gradient in found]
 
-    def _forward(self, images: tf.Tensor, labels: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """The mean loss of a batch, and its sums: loss, top-1, top-5 and size."""
+    def _forward(self, images: tf.Tensor, labels: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The mean loss of a batch, its sums (loss, top-1, top-5 and size), and its best answers."""
         scores = tf.cast(self._model(tf.cast(images, self._dtype), training=training), self._dtype)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, scores)
         best = tf.math.top_k(scores, self._best).indices
         right = tf.cast(tf.cast(best, labels.dtype) == labels[:, None], self._dtype)
         samples = tf.cast(tf.size(labels), self._dtype)
         sums = [tf.reduce_sum(losses), tf.reduce_sum(right[:, 0]), tf.reduce_sum(right), samples]
-        return tf.reduce_mean(losses), tf.stack(sums)
+        return tf.reduce_mean(losses), tf.stack(sums), best
 
     def _hold(self, batch: Batch, result: tf.Tensor) -> None:
         """Keep a batch until the device has made of it what it was told to."""
@@ -216,19 +218,54 @@ class Backend:
         return self._steps.losses(plan)
 
     @_in_contact()
-    def evaluate(self, batches: Iterable[Batch]) -> Totals:
+    def evaluate(
+        self,
+        batches: Iterable[Batch],
+        norm: NormBatches | None = None,
+        answered: Callable[[np.ndarray], None] | None = None,
+    ) -> Totals:
         self._statistics.use_running()
+        whole = norm is None or self._use_statistics_of(norm)
         sums = tf.zeros([SUMS], tf.float64)  # exact for any number of samples
-        for batch in batches:
+        for batch in batches if whole else ():
             self.pulse = self.pulse.worked()
-            of_batch = self._count(*_tensors(batch))
+            of_batch, best = self._count(*tensors(batch))
+            if answered:
+                answered(best.numpy())
             self._hold(batch, of_batch)
             sums += of_batch
         self.pulse = self.pulse.met()
+        if norm:
+            self._statistics.use_running()
         return Totals.of(hvd.allreduce(sums, name="evaluation", op=hvd.Sum).numpy().tolist())
 
-    def _count(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return tf.cast(self._forward(images, labels, training=False)[1], tf.float64)
+    def _count(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        _, sums, best = self._forward(images, labels, training=False)
+        return tf.cast(sums, tf.float64), best
+
+    def _use_statistics_of(self, norm: NormBatches) -> bool:
+        """Put the statistics of these micro-batches into the layers; whether none of them was missing."""
+        first, _ = share(norm.micro_batches, self.rank, self.size)
+        sums, taken = tf.zeros_like(self._statistics.running), 0
+        for number, batch in enumerate(norm.batches, first):
+            self.pulse = self.pulse.worked()
+            images, _ = tensors(batch)
+            seeds = own.noise_seeds(self._seed, 0, number, len(self._generators))
+            last = self._statistics_of(images, tf.constant(seeds, tf.int64))
+            self._hold(batch, last)
+            sums += last
+            taken += 1
+        self.pulse = self.pulse.met()
+        vector = sum_over_workers(tf.concat([sums, tf.constant([taken], sums.dtype)], 0), "norm")
+        self._statistics.use(vector[:-1] / norm.micro_batches)
+        return round(float(vector[-1])) == norm.micro_batches
+
+    def _statistics_of(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """The statistics of a micro-batch that runs as in training, and leaves no trace in the network."""
+        with keras.StatelessScope():
+            self._sow(seeds)
+            self._model(tf.cast(images, self._dtype), training=True)
+            return self._statistics.last()
 
     def state(self) -> State:
         return self._state.copy()
@@ -249,15 +286,3 @@ class Backend:
     def gather(self, value: Any) -> list[Any]:
         self.pulse = self.pulse.met()
         return hvd.allgather_object(value, name="gather")
-
-
-def _tensors(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """A batch's images and labels in TensorFlow; on a GPU without a copy."""
-    return tuple(map(_tensor, batch))
-
-
-def _tensor(array: Any) -> tf.Tensor:
-    on_cpu = array.__dlpack_device__()[0] == 1  # DLPack's kDLCPU
-    if on_cpu:  # where TensorFlow ends the process if memory is not aligned as its own
-        return tf.convert_to_tensor(np.from_dlpack(array))
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

@@ -1,12 +1,16 @@
-"""What of its host a worker takes: cores and one GPU. TensorFlow wants to know both before it does anything."""
+"""What of its host a worker takes, cores and one GPU, which TensorFlow wants to know before it does anything; and how
+what is there comes into TensorFlow."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from hvd_imagenet.backend import Batch
 from hvd_imagenet.gpu import Gpu, identify
 
 
@@ -37,3 +41,16 @@ def choose_device(local_rank: int) -> tuple[int, Gpu] | tuple[None, None]:
     tf.config.set_visible_devices(gpus[device_id], "GPU")
     tf.config.experimental.set_memory_growth(gpus[device_id], True)
     return device_id, identify(device_id)
+
+
+def tensors(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    """A batch's images and labels in TensorFlow; on a GPU without a copy."""
+    return tuple(map(tensor, batch))
+
+
+def tensor(array: Any) -> tf.Tensor:
+    """What has ``__dlpack__`` in TensorFlow; on a GPU without a copy."""
+    on_cpu = array.__dlpack_device__()[0] == 1  # DLPack's kDLCPU
+    if on_cpu:  # where TensorFlow ends the process if memory is not aligned as its own
+        return tf.convert_to_tensor(np.from_dlpack(array))
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

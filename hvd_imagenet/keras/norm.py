@@ -54,7 +54,11 @@ class StepStatistics:
 
     def use_running(self) -> None:
         """Put the running statistics into the layers, for evaluation. The next forward in training replaces them."""
-        for (_, layer), (mean, variance) in zip(self._layers, self._views(self.running), strict=True):
+        self.use(self.running)
+
+    def use(self, statistics: tf.Tensor) -> None:
+        """Put other statistics, of the same layout, into the layers, until `use_running`."""
+        for (_, layer), (mean, variance) in zip(self._layers, self._views(statistics), strict=True):
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(variance)
 

@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 import horovod.torch as hvd
+import numpy as np
 import torch
 from horovod.common.exceptions import HorovodInternalError
 from torch.nn import functional as F
 
-from hvd_imagenet.backend import Batch, InUse, Pulse, State
+from hvd_imagenet.backend import Batch, InUse, NormBatches, Pulse, State, require_statistics
 from hvd_imagenet.config import Config
 from hvd_imagenet.cores import keep_to
 from hvd_imagenet.errors import LostContactError, SettingsError
@@ -69,6 +70,7 @@ class Backend:
         self._model = build(config.model, config.data.image_size, config.seed, self._dtype, self._device)
         self._seed = config.seed if config.model.own else None  # no other network draws anything
         self._statistics = StepStatistics(self._model)
+        require_statistics(config.evaluate.precise_bn, config.model.name, len(self._statistics.running))
         self._optimizer = sgd(self._model, config.optimizer)
         self._gradients = GradientSum(self._model)
         self._state = NetworkState(self._model, self._statistics, self._optimizer)
@@ -89,9 +91,8 @@ class Backend:
         losses, batches = {}, Awaited(micro_batches)
         for number, batch in enumerate(batches, first):
             self.pulse = self.pulse.worked()
-            if self._seed is not None:
-                torch.manual_seed(*own.noise_seeds(self._seed, plan.samples_seen, number, 1))
-            loss = self._forward(batch, self._tail)
+            self._sow(plan.samples_seen, number)
+            loss, _ = self._forward(batch, self._tail)
             losses[number] = loss.detach()
             self._statistics.add()
             if number + 1 == end:
@@ -123,12 +124,21 @@ class Backend:
         vector = torch.cat([self._statistics.sums, self._tail])
         return vector, sum_over_workers(vector, "step_vector")
 
-    def _forward(self, batch: Batch, sums: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a batch; its summed loss, top-1, top-5 and size are added to the first of `sums`."""
-        images = torch.from_dlpack(batch.images).permute(0, 3, 1, 2).to(self._dtype)
+    def _sow(self, samples_seen: int, number: int) -> None:
+        """Seed what the network draws from, before a forward in training."""
+        if self._seed is not None:
+            torch.manual_seed(*own.noise_seeds(self._seed, samples_seen, number, 1))
+
+    def _images(self, batch: Batch) -> torch.Tensor:
+        """A batch's images, shape (n, 3, height, width); on a GPU without a copy."""
+        return torch.from_dlpack(batch.images).permute(0, 3, 1, 2).to(self._dtype)
+
+    def _forward(self, batch: Batch, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss of a batch, and its best answers; its summed loss, top-1, top-5 and size are added to the first
+        of `sums`."""
         labels = torch.from_dlpack(batch.labels)
         with self._autocast:
-            scores = self._model(images)
+            scores = self._model(self._images(batch))
         scores = scores.to(self._dtype)
         loss = F.cross_entropy(scores, labels)
         with torch.no_grad():
@@ -136,7 +146,7 @@ class Backend:
             right = best == labels[:, None]
             samples = loss.new_full((), len(labels))
             sums[:SUMS] += torch.stack([loss * samples, right[:, 0].sum(), right.sum(), samples])
-        return loss
+        return loss, best
 
     def _hold(self, batch: Batch) -> None:
         """Keep a batch until the device has done with it what it was told so far."""
@@ -153,16 +163,50 @@ class Backend:
 
     @_in_contact()
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[Batch]) -> Totals:
+    def evaluate(
+        self,
+        batches: Iterable[Batch],
+        norm: NormBatches | None = None,
+        answered: Callable[[np.ndarray], None] | None = None,
+    ) -> Totals:
         self._statistics.use_running()
+        whole = norm is None or self._use_statistics_of(norm)
         self._model.eval()
         sums = torch.zeros(SUMS, dtype=torch.float64, device=self._device)  # exact for any number of samples
-        for batch in batches:
+        for batch in batches if whole else ():
             self.pulse = self.pulse.worked()
-            self._forward(batch, sums)
+            _, best = self._forward(batch, sums)
+            if answered:
+                answered(best.cpu().numpy())
             self._hold(batch)
         self.pulse = self.pulse.met()
+        if norm:
+            self._statistics.use_running()  # which a frozen layer normalises by in training, too
         return Totals.of(hvd.allreduce(sums, name="evaluation", op=hvd.Sum).tolist())
+
+    def _use_statistics_of(self, norm: NormBatches) -> bool:
+        """Put the statistics of these micro-batches into the layers; whether none of them was missing."""
+        first, _ = share(norm.micro_batches, self.rank, self.size)
+        statistics, taken = self._statistics, 0
+        running = dict(statistics.named())
+        kept = {name: buffer for name, buffer in self._model.named_buffers() if name not in running}
+        self._model.train()
+        statistics.sums.zero_()
+        for number, batch in enumerate(norm.batches, first):
+            self.pulse = self.pulse.worked()
+            self._sow(0, number)
+            # What a user's own layers keep is the same for each micro-batch, on any worker, and stays as it is.
+            copies = {name: buffer.clone() for name, buffer in kept.items()}
+            with self._autocast:
+                torch.func.functional_call(self._model, copies, (self._images(batch),))
+            statistics.add()
+            self._hold(batch)
+            taken += 1
+        vector = torch.cat([statistics.sums, statistics.sums.new_tensor([taken])])
+        self.pulse = self.pulse.met()
+        sum_over_workers(vector, "norm")()
+        statistics.use(vector[:-1] / norm.micro_batches)
+        return round(vector[-1].item()) == norm.micro_batches
 
     def state(self) -> State:
         return self._state.copy()

@@ -51,7 +51,11 @@ class StepStatistics:
 
     def use_running(self) -> None:
         """Put the running statistics into the layers, for evaluation. The next forward in training replaces them."""
-        self._last.copy_(self.running)
+        self.use(self.running)
+
+    def use(self, statistics: torch.Tensor) -> None:
+        """Put other statistics, of the same layout, into the layers, until `use_running`."""
+        self._last.copy_(statistics)
 
     def named(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Neutral name and view of each running statistic."""

@@ -107,9 +107,9 @@ def in_framework(backend: Backend, array):
         return torch.from_dlpack(array).__dlpack__()
     import tensorflow as tf
 
-    from hvd_imagenet.keras.backend import _tensor
+    from hvd_imagenet.keras.device import tensor
 
-    return tf.experimental.dlpack.to_dlpack(_tensor(array))
+    return tf.experimental.dlpack.to_dlpack(tensor(array))
 
 
 def address(capsule) -> int:

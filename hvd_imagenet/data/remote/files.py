@@ -103,6 +103,9 @@ class RemoteFiles:
     def room(self, at_once: int) -> int:
         return self._index.bytes + sum(sorted(shard.bytes for shard in self._shards)[-at_once:])
 
+    def for_another_reader(self) -> RemoteFiles:
+        return RemoteFiles(self._remote, self._cache, self._index, self._shards)
+
     def _open(self, shard: Shard, reading: Reading) -> int:
         try:
             return self._cache.open(shard.sha256, shard.bytes, partial(self._remote.fetch, shard, reading), reading)
