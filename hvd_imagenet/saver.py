@@ -78,6 +78,7 @@ class Saver:
             self._prune(progress)
 
     def _note(self, progress: Progress) -> None:
+        self._journal.flush()  # nor will it tell this evaluation again
         checkpoint.note(self._folder, progress)
         self._prune(progress)
 

@@ -22,7 +22,7 @@ class Times(NamedTuple):
     """Seconds of a worker's part in a step.
 
     Attributes:
-        data: waited for its micro-batches.
+        data: waited for its micro-batches, with nothing left to do.
         allreduce: with its gradients ready, waited for their sum, and so for slower workers.
         whole: all of it.
     """
@@ -81,7 +81,8 @@ class StepTotals(Totals):
 
     Attributes:
         stop: how many workers were asked to stop.
-        times: of each worker, by rank, in the step before: a step is not over when its sums are under way.
+        times: of each worker, by rank, in the step before, since a step is not over when its sums are under way; on a
+            device that may be a step behind, in the one before that.
         norms: None: not asked for.
     """
 
@@ -150,20 +151,35 @@ class TakenSteps:
         return {number: float(loss) for number, loss in found.items()}
 
 
-class Awaited(Iterator[T]):
-    """Counts how long an iterator keeps one waiting.
+class Moment:
+    """Now, by this process's clock."""
 
-    Attributes:
-        seconds: so far.
+    def __init__(self):
+        self._time = time.perf_counter()
+
+    def seconds_until(self, later: Moment) -> float:
+        return later._time - self._time
+
+
+class Awaited(Iterator[T]):
+    """Remembers how long an iterator keeps one waiting.
+
+    Args:
+        moment: makes a `Moment`, or something like it by another clock.
     """
 
-    def __init__(self, items: Iterable[T]):
+    def __init__(self, items: Iterable[T], moment: Callable[[], Any] = Moment):
         self._items = iter(items)
-        self.seconds = 0.0
+        self._moment = moment
+        self._waits: list[tuple[Any, Any]] = []
 
     def __next__(self) -> T:
-        start = time.perf_counter()
+        start = self._moment()
         try:
             return next(self._items)
         finally:
-            self.seconds += time.perf_counter() - start
+            self._waits.append((start, self._moment()))
+
+    def seconds(self) -> float:
+        """So far."""
+        return sum(start.seconds_until(end) for start, end in self._waits)

@@ -119,10 +119,10 @@ class Trainer:
         commits = self._elastic and (saves or self._every(config.faults.commit_every_steps))
 
         pauses = logs or compares or saves or commits or progress.evaluation_due
-        taken = self._backend.take_totals(wait=pauses)
-        for of, totals in taken:
-            self._count(of, totals)
+        taken = self._take(wait=pauses)
         stop = any(totals.stop for _, totals in taken)
+        if stop and not pauses:
+            self._take(wait=True)
         if not (pauses or stop):
             return
         progress.train_seconds = self._stopwatch.seconds()  # the device is done with its steps: the rest is not theirs
@@ -162,14 +162,18 @@ class Trainer:
     def _moment(self) -> dict[str, float]:
         return {"step": self._progress.step, "epoch": self._epoch()}
 
-    def _count(self, plan: StepPlan, totals: StepTotals) -> None:
-        if not math.isfinite(totals.loss_sum):
-            raise diverged(self._backend, plan, self._start.stream, self._start.train_set)
-        progress = self._progress
-        progress.trained = list(vars(Totals(*progress.trained) + totals).values())
-        self._spending.add(totals)
+    def _take(self, wait: bool) -> list[tuple[StepPlan, StepTotals]]:
+        """Count what the steps have come to that are done."""
+        progress, taken = self._progress, self._backend.take_totals(wait)
+        for plan, totals in taken:
+            if not math.isfinite(totals.loss_sum):
+                raise diverged(self._backend, plan, self._start.stream, self._start.train_set)
+            progress.trained = list(vars(Totals(*progress.trained) + totals).values())
+            self._spending.add(totals)
+        return taken
 
     def _log(self, plan: StepPlan, totals: StepTotals) -> None:
+        norms = {"grad_norm": totals.norms.gradient, "weight_norm": totals.norms.weights}
         self._journal.step(
             {
                 "step": self._progress.step,
@@ -181,8 +185,7 @@ class Trainer:
                 "global_batch": plan.global_batch,
                 "images_per_second": self._stopwatch.images_per_second(self._progress.samples_seen),
                 **self._spending.since(),
-                "grad_norm": totals.norms.gradient,
-                "weight_norm": totals.norms.weights,
+                **{name: norm for name, norm in norms.items() if math.isfinite(norm)},
             }
         )
 
@@ -232,6 +235,7 @@ class Trainer:
 
     def _commit(self) -> None:
         if self._elastic:
+            self._journal.wait()  # what goes on from here will not tell it again
             self._progress.wall_seconds = time.monotonic() - self._wall_start
             self._elastic.commit(self._backend.state(), self._progress)
 

@@ -29,6 +29,7 @@ def everything(journal):
     journal.evaluation({"step": 1, "top1": 0.5})
     journal.done({"val_top1": 0.5})
     journal.failed("why")
+    journal.wait()
     journal.flush()
     journal.close()
 
@@ -36,7 +37,8 @@ def everything(journal):
 def test_all_listeners_hear_everything_in_its_order():
     heard = [Heard(), Heard()]
     everything(Journal(heard))
-    names = ["say", "begin", "restart", "step", "evaluating", "evaluation", "done", "failed", "flush", "close"]
+    names = ["say", "begin", "restart", "step", "evaluating", "evaluation", "done", "failed"]
+    names += ["wait", "flush", "close"]
     assert [name for name, *_ in heard[0].all] == names
     assert set(names) == {name for name, what in vars(Listener).items() if callable(what) and not name.startswith("_")}
     assert heard[0].all == heard[1].all
@@ -102,4 +104,23 @@ def test_a_fault_of_a_listener_is_not_hidden():
     journal = Journal([Faulty()])
     journal.step({})
     with pytest.raises(KeyError, match="loss"):
-        journal.close()
+        journal.flush()
+    journal.failed("of something else")  # which is not to be hidden by this
+    journal.close()
+
+
+def test_the_end_waits_a_moment_for_a_halted_terminal(monkeypatch):
+    class Halted(Listener):
+        waited_for = False
+
+        def step(self, values):
+            go_on.wait(10)
+
+    go_on = threading.Event()
+    monkeypatch.setattr("hvd_imagenet.metrics.journal.PATIENCE", 0.1)
+    journal = Journal([Halted()])
+    journal.step({})
+    start = time.monotonic()
+    journal.close()
+    assert time.monotonic() - start < 5
+    go_on.set()

@@ -119,9 +119,9 @@ def test_evaluations_tell_of_all_samples_since_the_one_before(walks):
 
 def test_where_the_time_goes_adds_up_and_the_slowest_worker_is_named(walks):
     for workers in (1, 2, 3):
-        first, *others = metrics(walks / f"on-{workers}", "step")
-        assert not [key for key in first if key.endswith("_seconds")]  # which tell of the steps before
-        for event in others:
+        first, second, *others = metrics(walks / f"on-{workers}", "step")
+        assert not [key for key in (*first, *second) if key.endswith("_seconds")]  # of the first step, nothing is told
+        for before, event in pairwise([second, *others]):
             parts = [event[f"{part}_seconds"] for part in ("data", "compute", "communication")]
             assert min(parts) >= 0 < sum(parts)
             assert ("slowest_rank" in event) == (workers > 1)
@@ -131,6 +131,8 @@ def test_where_the_time_goes_adds_up_and_the_slowest_worker_is_named(walks):
                 assert event["slowest_seconds"] >= event["median_seconds"] > 0
             else:
                 assert event["communication_seconds"] == 0
+                lap = before["global_batch"] / before["images_per_second"]  # of the step that the parts are of
+                assert lap / 2 < sum(parts) < lap * 1.001
 
 
 def test_a_run_leaves_what_the_design_says(walks):

@@ -35,7 +35,7 @@ def test_a_run_is_there_under_every_tag_with_all_its_values(recipe, image_folder
 def test_a_run_that_goes_on_is_one_curve(recipe, image_folder, tmp_path):
     run = tmp_path / "run"
     assert train(recipe, image_folder, run, "--epochs", "1", "--checkpoint.every_epochs", "null") == 0
-    at_step_3 = TensorBoardFile(run / "tensorboard", from_step=0)  # of a job that was killed after that
+    at_step_3 = TensorBoardFile(run / "tensorboard", from_step=3)  # of a job that was killed later
     for step in (4, 5):
         at_step_3.step({"step": step, "loss": 99.0})
     at_step_3.close()
@@ -43,6 +43,22 @@ def test_a_run_that_goes_on_is_one_curve(recipe, image_folder, tmp_path):
     steps = [event["step"] for event in metrics(run, "step")]
     assert [step for step, _ in scalars(run / "tensorboard")["train/loss"]] == steps == list(range(1, 9))
     assert 99.0 not in [value for _, value in scalars(run / "tensorboard")["train/loss"]]
+
+
+def test_a_run_that_begins_again_before_its_first_checkpoint_is_one_curve(tmp_path):
+    for losses in ([9.0, 9.0, 9.0], [1.0, 1.0]):
+        job = TensorBoardFile(tmp_path, from_step=0)
+        for step, loss in enumerate(losses, 1):
+            job.step({"step": step, "loss": loss})
+        job.close()
+    assert scalars(tmp_path)["train/loss"] == [(1, 1.0), (2, 1.0)]
+
+
+def test_the_times_of_several_workers_are_there(walks):
+    steps = metrics(walks / "on-2", "step")[2:]
+    found = scalars(walks / "on-2" / "tensorboard")
+    for key in ("slowest_seconds", "median_seconds"):
+        assert found[STEP_TAGS[key]] == [(event["step"], pytest.approx(event[key], rel=1e-6)) for event in steps]
 
 
 def test_a_later_jobs_file_is_read_later_whatever_the_clocks_say(tmp_path):

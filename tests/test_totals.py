@@ -63,15 +63,23 @@ def test_waiting_for_an_iterator_is_counted_and_work_in_between_is_not():
     items = Awaited(slow())
     for _ in items:
         time.sleep(0.05)
-    assert 0.06 <= items.seconds < 0.15
+    assert 0.06 <= items.seconds() < 0.15
 
 
 def totals(*times):
     return StepTotals(0.0, 0, 0, 1, stop=0, times=list(times))
 
 
+def begun(hosts):
+    """After a job's first two steps."""
+    spending = Spending(hosts)
+    for _ in range(2):
+        spending.add(totals(*[Times()] * len(hosts)))
+    return spending
+
+
 def test_what_the_workers_spend_their_time_on():
-    spending = Spending(["node1", "node1", "node2"])
+    spending = begun(["node1", "node1", "node2"])
     # Of 1.0 s, the third worker waits for nobody; the others wait for it: 0.4 and 0.2 s.
     spending.add(totals(Times(0.1, 0.4, 1.0), Times(0.0, 0.2, 1.0), Times(0.2, 0.0, 1.0)))
     spending.add(totals(Times(0.3, 0.4, 1.0), Times(0.0, 0.2, 1.0), Times(0.0, 0.0, 1.0)))
@@ -91,15 +99,18 @@ def test_what_the_workers_spend_their_time_on():
     assert spending.since()["slowest_rank"] == 0  # what was told is over
 
 
-def test_before_a_jobs_first_step_there_was_none():
+def test_a_jobs_first_step_is_not_counted():
     spending = Spending(["node1"])
-    spending.add(totals(Times()))
+    spending.add(totals(Times()))  # with the first step, of none before it
+    assert spending.since() == {}
+    spending.add(totals(Times(9.0, 0.0, 9.0)))  # with the second, of the first, which also traces
     assert spending.since() == {}
     spending.add(totals(Times(0.5, 0.0, 1.0)))
     assert spending.since()["data_seconds"] == 0.5
+    assert spending.since() == {}
 
 
 def test_nobody_is_the_slowest_where_there_is_one_worker():
-    spending = Spending(["node1"])
+    spending = begun(["node1"])
     spending.add(totals(Times(0.25, 0.0, 1.0)))
     assert spending.since() == {"data_seconds": 0.25, "compute_seconds": 0.75, "communication_seconds": 0.0}

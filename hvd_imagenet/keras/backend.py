@@ -85,6 +85,7 @@ class Backend:
         length = self._statistics.running.shape[0] + self._tail_length
         self._vector = tf.Variable(tf.zeros(length, self._dtype), trainable=False)
         self._times = Times()  # of the last step
+        self._taking = 0.0  # seconds since then that its totals were waited for
         self._in_use = InUse()
         self._steps = TakenSteps(late=0 if self.device_id is None else 1)
         self._reader = ThreadPoolExecutor(1, "totals")
@@ -120,7 +121,8 @@ class Backend:
             self._hold(batch, losses[number])
         self._state.momentum_is_there = True
         self._steps.add(plan, losses, self._on_the_way_to_the_host(tail, [of_gradient, *of_weights] if norms else []))
-        self._times = Times(batches.seconds, float(waited) if self.size > 1 else 0.0, time.perf_counter() - start)
+        whole = self._taking + time.perf_counter() - start
+        self._times, self._taking = Times(batches.seconds(), float(waited) if self.size > 1 else 0.0, whole), 0.0
 
     def _on_the_way_to_the_host(self, tail: tf.Tensor, norms: list[tf.Tensor]) -> Callable[[], StepTotals]:
         """Begin to bring a step's totals to the host; returns what waits until they are there."""
@@ -212,7 +214,10 @@ class Backend:
 
     @_in_contact()
     def take_totals(self, wait: bool) -> list[tuple[StepPlan, StepTotals]]:
-        return self._steps.take(wait)
+        start = time.perf_counter()
+        taken = self._steps.take(wait)
+        self._taking += time.perf_counter() - start
+        return taken
 
     def losses(self, plan: StepPlan) -> dict[int, float]:
         return self._steps.losses(plan)

@@ -58,7 +58,8 @@ def seconds_between(gradients: list[tf.Tensor], summed: list[tf.Tensor]) -> tf.T
     """Seconds from the moment that the last of a worker's gradients is ready to that of the last sum; float64."""
     if hvd.size() == 1:
         return tf.zeros([], tf.float64)
-    with tf.control_dependencies(gradients):
+    # Grouped: one edge to the clock, which is on the host, from each device, not from each gradient.
+    with tf.control_dependencies([tf.group(*gradients)]):
         ready = tf.timestamp()
-    with tf.control_dependencies([*summed, ready]):
+    with tf.control_dependencies([tf.group(*summed), ready]):
         return tf.timestamp() - ready

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from hvd_imagenet.durable import write_whole
 
 
 class AppendedFile:
@@ -35,7 +38,8 @@ class AppendedFile:
 
     def close(self) -> None:
         self.write(b"")
-        os.close(self._descriptor)
+        with suppress(OSError):  # some file servers tell only now that their disk is full
+            os.close(self._descriptor)
 
 
 class AppendedLines:
@@ -56,6 +60,16 @@ class AppendedLines:
 
     def close(self) -> None:
         self._file.close()
+
+
+def keep_lines(path: Path, stays: Callable[[str], bool]) -> list[str]:
+    """Cut lines out of a file, if it is there; returns those that stay, without their ends."""
+    written = path.read_text(errors="replace") if path.exists() else ""
+    kept = [line for line in written.splitlines() if stays(line)]
+    text = "".join(f"{line}\n" for line in kept)
+    if text != written:
+        write_whole(path, text.encode())
+    return kept
 
 
 def _ends_a_line(path: Path) -> bool:

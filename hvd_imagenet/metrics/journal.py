@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
+
+PATIENCE = 5  # seconds
 
 
 class Listener:
@@ -41,6 +42,9 @@ class Listener:
     def failed(self, reason: str) -> None:
         """The job ends before its run does; people are told elsewhere."""
 
+    def wait(self) -> None:
+        """All that has been told is to be passed on before this returns."""
+
     def flush(self) -> None:
         """Bring what has been told to the disk."""
 
@@ -51,8 +55,8 @@ class Listener:
 class Journal(Listener):
     """Passes everything on to listeners, to each in its order, on a thread of its own.
 
-    So neither a terminal that somebody has halted nor a slow file server keeps a step waiting. `flush` waits for all
-    that say so, `close` for all.
+    So neither a terminal that somebody has halted nor a slow file server keeps a step waiting. What a listener fails of
+    is a fault of the program, and raised by what is told next; but `failed` and `close` are not for new errors.
 
     Args:
         listeners: of rank 0; other workers have none.
@@ -60,7 +64,7 @@ class Journal(Listener):
 
     def __init__(self, listeners: Sequence[Listener] = ()):
         self._threads = [(listener, ThreadPoolExecutor(1, "journal")) for listener in listeners]
-        self._under_way: deque[Future] = deque()
+        self._fault: BaseException | None = None
 
     def say(self, text: str) -> None:
         self._tell("say", text)
@@ -84,32 +88,39 @@ class Journal(Listener):
         self._tell("done", values)
 
     def failed(self, reason: str) -> None:
-        self._tell("failed", reason)
+        self._pass_on("failed", reason)
+
+    def wait(self) -> None:
+        """Until all that was told can be read by others, where listeners are waited for."""
+        self._wait(self._pass_on("wait"))
 
     def flush(self) -> None:
-        told = self._tell("flush")
-        for (listener, _), future in zip(self._threads, told, strict=True):
-            if listener.waited_for:
-                future.result()
+        self._wait(self._pass_on("flush"))
 
     def close(self) -> None:
-        for future in self._tell("close"):
-            future.result()
-        for _, thread in self._threads:
-            thread.shutdown()
-        self._raise_faults()
+        """Waits for all; for those that are not waited for, a moment only: they end with the program."""
+        told = self._pass_on("close")
+        for (listener, thread), future in zip(self._threads, told, strict=True):
+            wait([future], timeout=None if listener.waited_for else PATIENCE)
+            thread.shutdown(wait=False)
 
-    def _tell(self, what: str, *values: Any) -> list[Future]:
-        self._raise_faults()
+    def _wait(self, told: list[Future]) -> None:
+        wait([future for (listener, _), future in zip(self._threads, told, strict=True) if listener.waited_for])
+        self._raise_fault()
+
+    def _tell(self, what: str, values: Any) -> None:
+        self._raise_fault()
+        self._pass_on(what, values)
+
+    def _pass_on(self, what: str, *values: Any) -> list[Future]:
         told = [thread.submit(getattr(listener, what), *values) for listener, thread in self._threads]
-        self._under_way += told
+        for future in told:
+            future.add_done_callback(self._remember)
         return told
 
-    def _raise_faults(self) -> None:
-        """A listener that fails is a fault of the program, and not to be hidden."""
-        for _ in range(len(self._under_way)):
-            future = self._under_way.popleft()
-            if future.done():
-                future.result()
-            else:
-                self._under_way.append(future)
+    def _remember(self, future: Future) -> None:
+        self._fault = self._fault or future.exception()
+
+    def _raise_fault(self) -> None:
+        if self._fault:
+            raise self._fault

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hvd_imagenet.durable import write_whole
-from hvd_imagenet.metrics.appended import AppendedLines
+from hvd_imagenet.metrics.appended import AppendedLines, keep_lines
 from hvd_imagenet.metrics.journal import Listener
 
 
@@ -23,12 +21,8 @@ class MetricsLines(Listener):
     """
 
     def __init__(self, path: Path, up_to_step: int, evaluated: bool = True):
-        written = path.read_text(errors="replace") if path.exists() else ""
-        last = {"step": up_to_step, "eval": up_to_step if evaluated else up_to_step - 1, "restart": math.inf}
-        kept = [event for event in read(path) if event["step"] <= last[event["event"]]] if written else []
-        text = "".join(f"{_line(event)}\n" for event in kept)
-        if text != written:
-            write_whole(path, text.encode())
+        last = {"step": up_to_step, "eval": up_to_step if evaluated else up_to_step - 1}
+        keep_lines(path, lambda line: (e := _event(line)) is not None and e["step"] <= last.get(e["event"], math.inf))
         self._file = AppendedLines(path)
 
     def step(self, values: dict[str, Any]) -> None:
@@ -52,11 +46,15 @@ class MetricsLines(Listener):
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The events in a file; a line that was cut short by a crash is left out."""
-    events = []
-    for line in path.read_text(errors="replace").splitlines():
-        with suppress(ValueError):
-            events.append(json.loads(line))
-    return events
+    events = map(_event, path.read_text(errors="replace").splitlines())
+    return [event for event in events if event is not None]
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _line(event: dict[str, Any]) -> str:

@@ -15,8 +15,7 @@ from mlperf_logging.mllog import constants as keys
 from mlperf_logging.mllog.mllog import LOG_TEMPLATE, MLLogger
 
 from hvd_imagenet.config import Config
-from hvd_imagenet.durable import write_whole
-from hvd_imagenet.metrics.appended import AppendedLines
+from hvd_imagenet.metrics.appended import AppendedLines, keep_lines
 from hvd_imagenet.metrics.journal import Listener
 from hvd_imagenet.policy import LargeBatchPolicy
 
@@ -48,15 +47,16 @@ class MLPerfLog(Listener):
         from_step: int,
         evaluated: bool,
     ):
-        kept = _kept(path, from_step, evaluated) if path.exists() else []
+        kept = _kept(path, from_step, evaluated)
         self._file = AppendedLines(path)
         self._log = MLLogger(_logger(self._file), root_dir=re.escape(ROOT))
         self._policy = policy
         self._every = config.evaluate.every_epochs
         self._step = from_step
-        said = [line["key"] for line in kept]
-        self._begun = keys.RUN_START in said
-        self._in_block = said.count(keys.BLOCK_START) > said.count(keys.BLOCK_STOP)
+        self._begun = bool(kept)
+        blocks = [line for line in kept if line["key"] in (keys.BLOCK_START, keys.BLOCK_STOP)]
+        under_way = blocks and blocks[-1]["key"] == keys.BLOCK_START
+        self._block: float | None = blocks[-1]["metadata"][keys.FIRST_EPOCH_NUM] if under_way else None  # its epoch
         if not self._begun:
             for key, value in submission(workers).items():
                 self._event(key, value)
@@ -78,9 +78,9 @@ class MLPerfLog(Listener):
 
     def evaluating(self, values: dict[str, Any]) -> None:
         self._step = values["step"]
-        if self._in_block:
-            self._log.end(keys.BLOCK_STOP, metadata=self._at(**{keys.FIRST_EPOCH_NUM: self._first_epoch(values)}))
-            self._in_block = False
+        if self._block is not None:
+            self._log.end(keys.BLOCK_STOP, metadata=self._at(**{keys.FIRST_EPOCH_NUM: self._block}))
+            self._block = None
         self._log.start(keys.EVAL_START, metadata=self._at(**{keys.EPOCH_NUM: values["epoch"]}))
 
     def evaluation(self, values: dict[str, Any]) -> None:
@@ -104,13 +104,10 @@ class MLPerfLog(Listener):
 
     def _begin_block(self, values: dict[str, Any]) -> None:
         """What is trained until the next evaluation, unless nothing is."""
-        if not self._in_block and values["step"] < self._policy.total_steps:
-            block = {keys.FIRST_EPOCH_NUM: values["epoch"], keys.EPOCH_COUNT: self._every}
+        if self._block is None and values["step"] < self._policy.total_steps:
+            self._block = values["epoch"]
+            block = {keys.FIRST_EPOCH_NUM: self._block, keys.EPOCH_COUNT: self._every}
             self._log.start(keys.BLOCK_START, metadata=self._at(**block))
-            self._in_block = True
-
-    def _first_epoch(self, values: dict[str, Any]) -> float:
-        return max(0.0, values["epoch"] - self._every)
 
     def _stop(self, status: str) -> None:
         self._log.end(keys.RUN_STOP, metadata=self._at(**{keys.STATUS: status}))
@@ -177,24 +174,27 @@ def _logger(file: AppendedLines) -> logging.Logger:
 
 
 def _kept(path: Path, from_step: int, evaluated: bool) -> list[dict[str, Any]]:
-    """Cut a log where a run goes on; returns its lines until then."""
-    written = path.read_text(errors="replace")
-    kept = [line for line in written.splitlines() if (found := _parsed(line)) and _stays(found, from_step, evaluated)]
-    text = "".join(f"{line}\n" for line in kept)
-    if text != written:
-        write_whole(path, text.encode())
-    return list(map(_parsed, kept))
+    """Cut a log where a run goes on; returns its lines until then. Nothing is kept of a run that has not begun."""
+
+    def stays(line: str) -> bool:
+        found = _parsed(line)
+        return found is not None and _stays(found, from_step, evaluated)
+
+    kept = list(map(_parsed, keep_lines(path, stays)))
+    if not any(line["key"] == keys.RUN_START for line in kept):
+        return list(keep_lines(path, lambda line: False))
+    return kept
 
 
 def _stays(line: dict[str, Any], from_step: int, evaluated: bool) -> bool:
-    of_evaluation = line["key"] in OF_EVALUATION
-    comes_again = line["metadata"][STEP] > from_step - (of_evaluation and not evaluated)
+    comes_again = line["metadata"][STEP] > from_step - (line["key"] in OF_EVALUATION and not evaluated)
     return line["key"] != keys.RUN_STOP and not comes_again
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A line's values; None: it is cut short."""
+    """A line's values; None: it is cut short, or not one of ours."""
     try:
-        return json.loads(line.removeprefix(PREFIX))
-    except ValueError:
+        values = json.loads(line.removeprefix(PREFIX))
+        return values if isinstance(values["metadata"][STEP], int) else None
+    except (ValueError, KeyError, TypeError):
         return None

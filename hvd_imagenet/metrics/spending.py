@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from statistics import mean, median
 from typing import Any
 
+import numpy as np
+
 from hvd_imagenet.totals import StepTotals, Times
+
+FIRST = 2  # of a job: before the first step there is none, and that one is also for tracing and growing memory
 
 
 class Spending:
@@ -17,12 +20,14 @@ class Spending:
 
     def __init__(self, hosts: list[str]):
         self._hosts = hosts
-        self._steps: list[list[Times]] = []
+        self._seconds = np.zeros((len(hosts), len(Times._fields)))
+        self._steps = -FIRST
 
     def add(self, totals: StepTotals) -> None:
-        """One more step, with the times of the one before it."""
-        if totals.times[0].whole:  # else it was the first step of this job
-            self._steps.append(totals.times)
+        """One more step, with the times of one before it."""
+        self._steps += 1
+        if self._steps > 0:
+            self._seconds += totals.times
 
     def since(self) -> dict[str, Any]:
         """What the steps have taken since the last call, in the mean, in seconds per step, as metrics.jsonl has it;
@@ -31,19 +36,19 @@ class Spending:
         Waiting for data and for the all-reduce is the mean over the workers; computing is the rest. A worker's own time
         is what it does not wait for the others: by that, the slowest is named.
         """
-        if not self._steps:
+        if self._steps <= 0:
             return {}
-        workers = [Times(*map(mean, zip(*times, strict=True))) for times in zip(*self._steps, strict=True)]
-        self._steps.clear()
-        of_all = Times(*map(mean, zip(*workers, strict=True)))
+        workers = self._seconds / self._steps
+        self._seconds[:], self._steps = 0, 0
+        data, allreduce, whole = workers.mean(0).tolist()
         values = {
-            "data_seconds": of_all.data,
-            "compute_seconds": of_all.whole - of_all.data - of_all.allreduce,
-            "communication_seconds": of_all.allreduce,
+            "data_seconds": data,
+            "compute_seconds": whole - data - allreduce,
+            "communication_seconds": allreduce,
         }
         if len(workers) > 1:
-            own = [times.whole - times.allreduce for times in workers]
-            slowest = own.index(max(own))
+            own = workers[:, 2] - workers[:, 1]
+            slowest = int(own.argmax())
             values |= {"slowest_rank": slowest, "slowest_host": self._hosts[slowest]}
-            values |= {"slowest_seconds": own[slowest], "median_seconds": median(own)}
+            values |= {"slowest_seconds": float(own[slowest]), "median_seconds": float(np.median(own))}
         return values

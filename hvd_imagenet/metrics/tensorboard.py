@@ -53,8 +53,7 @@ class TensorBoardFile(Listener):
         self._file = AppendedFile(folder / _name(folder))
         self._records = RecordWriter(self._file)
         self._write(Event(file_version=VERSION))
-        if from_step:
-            self._write(Event(step=from_step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._write(Event(step=from_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def step(self, values: dict[str, Any]) -> None:
         self._scalars(STEP_TAGS, values)
@@ -80,6 +79,6 @@ class TensorBoardFile(Listener):
 def _name(folder: Path) -> str:
     """Readers take the files of a folder in the order of their names, which begin with the time: whatever clocks say,
     a later job's comes later."""
-    taken = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.[0-9]*.*")]
-    number = max([int(time.time()), *(earlier + 1 for earlier in taken)])
+    names = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    number = max([int(time.time()), *(int(name) + 1 for name in names if name.isdecimal())])
     return f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}"

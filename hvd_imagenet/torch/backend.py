@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -75,20 +75,23 @@ class Backend:
         self._gradients = GradientSum(self._model)
         self._state = NetworkState(self._model, self._statistics, self._optimizer)
         self._tail = torch.zeros(tail_length(self.size), dtype=self._dtype, device=self._device)
-        self._times: Callable[[], Times] = Times  # of the last step
+        self._times: deque[Callable[[], Times]] = deque()  # of the last steps
         self._in_use = InUse()
-        self._steps = TakenSteps(late=0 if self.device_id is None else 1)
+        self._late = 0 if self.device_id is None else 1  # steps that the device may be behind
+        self._steps = TakenSteps(self._late)
 
     @_in_contact()
     def train_step(
         self, plan: StepPlan, micro_batches: Iterable[Batch], stop: bool = False, norms: bool = False
     ) -> None:
-        start = time.perf_counter()
+        start = self._now()
         first, end = share(plan.micro_batches, self.rank, self.size)
         self._model.train()
         self._statistics.sums.zero_()
-        self._tail.copy_(torch.from_numpy(own_tail(self.rank, self.size, stop, self._times())))
-        losses, batches = {}, Awaited(micro_batches)
+        times = self._times.popleft()() if len(self._times) > self._late else Times()
+        tail = torch.from_numpy(own_tail(self.rank, self.size, stop, times)).to(self._dtype)
+        self._tail.copy_(tail, non_blocking=True)  # of another type, it would wait for the device
+        losses, batches = {}, Awaited(micro_batches, self._now)
         for number, batch in enumerate(batches, first):
             self.pulse = self.pulse.worked()
             self._sow(plan.samples_seen, number)
@@ -101,9 +104,9 @@ class Backend:
             # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
             (loss / plan.micro_batches).backward()
             self._hold(batch)
-        ready = Moment(self._device)
+        ready = self._now()
         self._gradients.finish()
-        summed = Moment(self._device)
+        summed = self._now()
         of_parameters = norms_of(self._model) if norms else self._tail[:0]
         for group in self._optimizer.param_groups:
             group["lr"] = plan.learning_rate
@@ -113,10 +116,12 @@ class Backend:
         wait()
         tail = vector[len(self._statistics.sums) :]
         self._statistics.update(vector[: -len(tail)], plan.micro_batches)
-        self._steps.add(plan, losses, _on_the_way_to_the_host(tail, of_parameters))
-        # A worker alone waits for no sum, and is not to wait for its device to tell so.
         waited = partial(ready.seconds_until, summed) if self.size > 1 else float
-        self._times = partial(_times, batches.seconds, waited, time.perf_counter() - start)
+        self._times.append(partial(_times, batches.seconds, waited, partial(start.seconds_until, self._now())))
+        self._steps.add(plan, losses, _on_the_way_to_the_host(tail, of_parameters))
+
+    def _now(self) -> Moment:
+        return Moment(self._device)
 
     def _start_step_vector(self) -> tuple[torch.Tensor, Callable[[], object]]:
         """Start the one all-reduce of everything a step counts, to run beside the last backward."""
@@ -229,8 +234,8 @@ class Backend:
         return hvd.allgather_object(value, name="gather")
 
 
-def _times(data: float, waited: Callable[[], float], whole: float) -> Times:
-    return Times(data, waited(), whole)
+def _times(*seconds: Callable[[], float]) -> Times:
+    return Times(*(each() for each in seconds))
 
 
 def _on_the_way_to_the_host(tail: torch.Tensor, norms: torch.Tensor) -> Callable[[], StepTotals]:

@@ -26,10 +26,10 @@ class Moment:
     """When a device is done with all that it was told to before this was made; on a CPU, now."""
 
     def __init__(self, device: torch.device):
+        self._time = time.perf_counter()
         self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
         if self._event is not None:
             self._event.record()
-        self._time = time.perf_counter()
 
     def seconds_until(self, later: Moment) -> float:
         """Waits for the device to get there."""
