@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +22,8 @@ from hvd_imagenet.data.store import open_store
 from hvd_imagenet.stream import share
 from hvd_imagenet.stream.augment import random_resized_crop
 from hvd_imagenet.stream.order import permutation
+from hvd_imagenet.torch.backend import Backend
+from hvd_imagenet.totals import Norms
 
 
 @pytest.fixture
@@ -133,6 +137,19 @@ def test_where_the_time_goes_adds_up_and_the_slowest_worker_is_named(walks):
                 assert event["communication_seconds"] == 0
                 lap = before["global_batch"] / before["images_per_second"]  # of the step that the parts are of
                 assert lap / 2 < sum(parts) < lap * 1.001
+
+
+def test_norms_that_are_not_finite_are_left_out(recipe, image_folder, tmp_path, monkeypatch):
+    take = Backend.take_totals
+
+    def overflowing(backend, wait):
+        taken = take(backend, wait)
+        return [(of, replace(totals, norms=Norms(math.inf, 2.0)) if of.step == 1 else totals) for of, totals in taken]
+
+    monkeypatch.setattr(Backend, "take_totals", overflowing)
+    assert train(recipe, image_folder, tmp_path / "run", "--epochs", "1") == 0
+    assert ["grad_norm" in event for event in metrics(tmp_path / "run", "step")] == [True, False, True]
+    assert all("weight_norm" in event for event in metrics(tmp_path / "run", "step"))
 
 
 def test_a_run_leaves_what_the_design_says(walks):
