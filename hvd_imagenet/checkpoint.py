@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -168,7 +169,7 @@ def load_one(path: Path) -> tuple[State, Progress, dict[str, Any]]:
     Raises:
         CheckpointError: it is none, or not usable.
     """
-    if not (path / STATE).exists():
+    if not os.path.exists(path / STATE):  # which raises nothing, whatever the name
         raise CheckpointError(f"{path}: is no checkpoint (has no {STATE}); give the folder of one")
     return _read(path)
 

@@ -14,13 +14,7 @@ from hvd_imagenet.data.dali import Decoding
 from hvd_imagenet.data.loader import batches_ahead, in_flight
 from hvd_imagenet.data.remote.cache import require_room
 from hvd_imagenet.data.remote.caching import Caching, Patience
-from hvd_imagenet.data.requests import (
-    FirstRequests,
-    Worker,
-    evaluation_shards_at_once,
-    shards_at_once,
-    spread,
-)
+from hvd_imagenet.data.requests import FirstRequests, Worker, evaluation_shards_at_once, shards_at_once, spread
 from hvd_imagenet.data.store import Store, open_store
 from hvd_imagenet.errors import DataError, SettingsError
 from hvd_imagenet.faults.together import together

@@ -107,7 +107,8 @@ def test_each_class(workers, split, run, skewed, capsys):
     assert line.endswith("top5 100.00%  of 23 images" if split == "val" else "of 50 training images")
     assert empty == "" and head.startswith("worst classes  images   top1    top5")
     assert first.startswith("class0 ") and first.endswith(f"  class1 {confusions[0]['share']:.1%}")
-    assert accounts.read(run).evaluation.classes[1] == tuple(classes[1].values())
+    read = accounts.read(run).evaluation
+    assert [(one.name, one.top1) for one in read.classes] == [(one["name"], one["top1"]) for one in classes]
 
 
 @pytest.mark.parametrize("workers", [2])
@@ -223,6 +224,8 @@ WRONG = {
     "mistyped": (["--chekpoint", "best"], 2, "--chekpoint: unknown option; did you mean --checkpoint?"),
     "no folder": (["--checkpoint", "{run}/x"], 6, "/x: is no checkpoint (has no state.json); give the folder of one"),
     "another folder": (["--checkpoint", "{run}/checkpoints"], 6, "/checkpoints: is no checkpoint (has no state.json)"),
+    "long name": (["--checkpoint", 300 * "x"], 2, "xxx; give last, best, or the folder of a checkpoint"),
+    "long folder": (["--checkpoint", "/" + 300 * "x"], 6, "xxx: is no checkpoint (has no state.json)"),
     "damaged": (["--checkpoint", "{run}/checkpoints/step-00000008"], 6, "model.safetensors: damaged, not what was"),
     "newer": ([], 6, "holds no usable checkpoint ("),
     "newer settings": ([], 2, "config.yaml: quantum: unknown setting"),

@@ -86,7 +86,7 @@ def _require_choice(choice: str, run: RunDirectory) -> None:
     """Raise SettingsError or CheckpointError unless there may be such a checkpoint."""
     if choice in ("last", "best"):
         checkpoint.require_any(run.checkpoints)
-    elif os.sep not in choice and not Path(choice or "-").is_dir():
+    elif os.sep not in choice and not os.path.isdir(choice):
         raise SettingsError(f"--checkpoint: {choice or 'is empty'}; give last, best, or the folder of a checkpoint")
 
 

@@ -200,7 +200,7 @@ class Backend:
         for number, batch in enumerate(norm.batches, first):
             self.pulse = self.pulse.worked()
             self._sow(0, number)
-            # What a user's own layers keep is the same for each micro-batch, on any worker, and stays as it is.
+            # What a user's own layers keep is as it was for each micro-batch, whoever has it, and stays so.
             copies = {name: buffer.clone() for name, buffer in kept.items()}
             with self._autocast:
                 torch.func.functional_call(self._model, copies, (self._images(batch),))
