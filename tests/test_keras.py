@@ -15,11 +15,11 @@ from keras import layers
 from steps import made, micro_batches, plan
 
 from hvd_imagenet.config import OptimizerSettings
-from hvd_imagenet.keras.backend import _sum_of_bits
 from hvd_imagenet.keras.model import build_model
 from hvd_imagenet.keras.names import named_parameters
 from hvd_imagenet.keras.norm import StepStatistics
 from hvd_imagenet.keras.optim import SGD, sum_over_workers, undecayed
+from hvd_imagenet.keras.state import _sum_of_bits
 from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.stream import share
 from hvd_imagenet.torch.model import build_model as build_in_torch

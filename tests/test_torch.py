@@ -11,10 +11,10 @@ from torch import nn
 
 from hvd_imagenet.config import OptimizerSettings
 from hvd_imagenet.stream import share
-from hvd_imagenet.torch.backend import _sum_of_bits
 from hvd_imagenet.torch.model import build_model
 from hvd_imagenet.torch.norm import StepStatistics
 from hvd_imagenet.torch.optim import GradientSum, contiguous_view, sgd, sgd_param_groups
+from hvd_imagenet.torch.state import _sum_of_bits
 
 pytestmark = pytest.mark.one_launch
 
