@@ -35,7 +35,7 @@ from hvd_imagenet.metrics.words import LogFile
 from hvd_imagenet.policy import BatchSettings, StepPlan
 
 # Name, image size, classes, samples of a worker's step, lines of a block, pairs of blocks.
-CASES = [("resnet8", 28, 10, 64, 3, 24), ("resnet50", 224, 1000, 2, 1, 7)]
+CASES = [("resnet8", 28, 10, 64, 1, 36), ("resnet50", 224, 1000, 2, 1, 9)]
 EVERY = 20  # log.every_steps
 
 
