@@ -214,14 +214,15 @@ def test_a_new_program_in_place_of_the_old_keeps_what_was_committed():
         time.sleep(60)
     os.waitpid(int(os.environ["CHILD"]), 0)
     state, progress = elastic.committed()
-    print(os.getpid() == int(os.environ["PID"]), elastic.step, state.model["w"].tolist(), progress, elastic.happened)
+    print(os.getpid() == int(os.environ["PID"]), elastic.step, state.model["w"].tolist(), elastic.happened)
+    print(progress == Progress(step=7, samples_seen=70))
     elastic.commit(state, Progress(8))
     print(elastic.committed()[1].step, "HVD_IMAGENET_COMMITTED" in os.environ)
     """)
     assert said.splitlines() == [
         "closed",
-        "True 7 [7, 7, 7, 7, 7] Progress(step=7, samples_seen=70, train_seconds=0.0, wall_seconds=0.0, evaluations=[], "
-        "evaluation_due=False) {'workers': 2, 'reason': 'lost'}",
+        "True 7 [7, 7, 7, 7, 7] {'workers': 2, 'reason': 'lost'}",
+        "True",
         "8 False",
     ]
 
