@@ -188,6 +188,21 @@ time.sleep(1000)
     until(lambda: gone(left))
 
 
+def test_ctrl_c_ends_all_contestants(tmp_path):
+    """Pressed while the second one starts."""
+    left = []
+
+    def told(name):
+        if name == "second":
+            left.extend(child.pid for child in psutil.Process().children(recursive=True))
+            raise KeyboardInterrupt
+
+    crews = {"first": crew(*LAUNCHER, log=str(tmp_path)), "second": crew()}
+    with pytest.raises(KeyboardInterrupt), blocks.started(crews, tmp_path, None, told):
+        pass
+    assert len(left) == 3 and gone(left)
+
+
 def test_a_name_stands_before_an_error():
     with pytest.raises(ContestantError, match="^ours: why$"), blocks.naming("ours"):
         raise ContestantError("why")

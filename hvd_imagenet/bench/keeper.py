@@ -27,6 +27,9 @@ LEAVING_SECONDS = 3  # in which mpirun removes its files
 
 def main(file: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # The kernel's to all of this group, when the bench is gone and some of it are stopped. A handler, since what is
+    # ignored would be so by all that is started.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     started = [
         subprocess.Popen(
             command["arguments"],

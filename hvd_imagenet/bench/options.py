@@ -38,11 +38,7 @@ def add_to(parser: ArgumentParser, known: str, rounds: int, seconds: float) -> N
         known: the alternatives, with a comma between.
         rounds, seconds: the defaults.
     """
-    parser.add_argument(
-        "--against",
-        metavar="A,B",
-        help=f"of {known} (default: those that can be had here); limits of the machine are always there",
-    )
+    parser.add_argument("--against", metavar="A,B", help=f"of {known} (default: those that can be had here)")
     parser.add_argument("--rounds", metavar="N", type=int, default=rounds, help=f"turns of each (default: {rounds})")
     parser.add_argument(
         "--seconds", metavar="S", type=float, default=seconds, help=f"of a turn, about (default: {seconds:g})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from hvd_imagenet.bench.contestant import ContestantError, Crew
 from hvd_imagenet.bench.work import Answer
 from hvd_imagenet.errors import RunError
 
+WIDTH = 140  # columns, where there is no terminal
 FOOTNOTE = "medians with their 95 % intervals"
 
 
@@ -65,7 +67,7 @@ class Bench:
 @contextmanager
 def going_on(kind: str, options: Any) -> Iterator[Bench]:
     """A bench, with a bar in a terminal that shows how far it is."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with (
         tempfile.TemporaryDirectory(prefix="hvd-imagenet-bench-") as folder,
