@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from hvd_imagenet.bench import loader
+from hvd_imagenet.bench import loader, step
 from hvd_imagenet.errors import SettingsError
 
-KINDS = {"loader": loader.main}
+KINDS = {"loader": loader.main, "step": step.main}
 SUMMARY = """usage: hvd-imagenet bench KIND [OPTION ...]
 
 How fast a part of a run is on this machine, beside what else there is for it. The contestants take turns, each in
 processes of its own; the others are stopped meanwhile. Shown are medians with their 95 % intervals.
 
   loader     images per second, from files to arrays, against other loaders
+  step       images per second of a training step, against a loop by hand and the rate of matrix products
 
   hvd-imagenet bench KIND --help says more about each.
 """
