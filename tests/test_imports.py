@@ -79,8 +79,9 @@ NEIGHBOURS |= {("cli", "planner"), ("planner", "schedule"), ("planner", "picture
 ALTERNATIVES = {"bench/loaders/torch_pil": {"torch"}, "bench/loaders/web_dataset": {"torch"}}
 ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}
 # Of a framework and its folder here, both of them.
-ALTERNATIVES |= {f"bench/steps/torch_{name}": {"torch"} for name in ("backend", "loop", "matrix")}
+ALTERNATIVES |= {f"bench/steps/torch_{name}": {"torch"} for name in ("backend", "ddp", "loop", "matrix")}
 ALTERNATIVES |= {f"bench/steps/keras_{name}": {"keras", "tensorflow"} for name in ("backend", "loop", "matrix")}
+ALTERNATIVES |= {"bench/reductions/emulated_step": {"torch", "horovod"}}
 LAUNCHER = {"elastic": {"horovod"}}  # Horovod's launcher is heard without any framework
 # On floor 1, what each place may import from outside.
 OUTSIDE = {
