@@ -185,7 +185,7 @@ def test_a_loader_that_fails_says_why(image_folder, monkeypatch, capsys):
     [
         ([], 0, "loader     images per second"),
         (["--help"], 0, "loader     images per second"),
-        (["decode"], 2, "bench: decode; known: loader, step, scaling"),
+        (["decode"], 2, "bench: decode; known: loader, step, scaling, allreduce"),
         (["loader"], 2, "the following arguments are required: --data; see hvd-imagenet bench loader --help"),
     ],
 )

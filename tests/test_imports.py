@@ -81,7 +81,8 @@ ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}
 # Of a framework and its folder here, both of them.
 ALTERNATIVES |= {f"bench/steps/torch_{name}": {"torch"} for name in ("backend", "ddp", "loop", "matrix")}
 ALTERNATIVES |= {f"bench/steps/keras_{name}": {"keras", "tensorflow"} for name in ("backend", "loop", "matrix")}
-ALTERNATIVES |= {"bench/reductions/emulated_step": {"torch", "horovod"}}
+ALTERNATIVES |= {f"bench/reductions/{name}": {"torch", "horovod"} for name in ("emulated_step", "horovod_sum")}
+ALTERNATIVES |= {"bench/reductions/torch_sum": {"torch"}}
 LAUNCHER = {"elastic": {"horovod"}}  # Horovod's launcher is heard without any framework
 # On floor 1, what each place may import from outside.
 OUTSIDE = {
