@@ -203,6 +203,17 @@ def test_ctrl_c_ends_all_contestants(tmp_path):
     assert len(left) == 3 and gone(left)
 
 
+def test_no_room_for_one_more(tmp_path, monkeypatch):
+    """The second one would need what the first one has: some 20 MiB for each of its processes, of which 5 are free."""
+    free = [2**40, 5 * 2**20]
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("", (), {"available": free.pop(0)}))
+    crews = {"first": crew(log=str(tmp_path)), "second": crew(log=str(tmp_path))}
+    why = pytest.raises(ContestantError, match="^second: does not fit into memory: another one has taken 0.0 GiB")
+    with why, blocks.started(crews, tmp_path, None, lambda name: None):
+        pass
+    assert free == []
+
+
 def test_a_name_stands_before_an_error():
     with pytest.raises(ContestantError, match="^ours: why$"), blocks.naming("ours"):
         raise ContestantError("why")

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hvd_imagenet.bench.contestant import Contestant, ContestantError, Crew
 from hvd_imagenet.bench.work import Answer
 
@@ -27,18 +29,34 @@ def started(
         ContestantError: one could not start; the message begins with its name.
     """
     ready: dict[str, Contestant] = {}
+    largest = 0
     try:
         for number, (name, crew) in enumerate(crews.items()):
             told(name)
-            ready[name] = Contestant(folder / f"contestant-{number}", crew)
             with naming(name):
+                require_room(largest)
+                ready[name] = Contestant(folder / f"contestant-{number}", crew)
                 ready[name].start(asked)
+            largest = max(largest, ready[name].memory())
         yield ready
     finally:
         for contestant in ready.values():
             contestant.release()
         for contestant in ready.values():
             contestant.end()
+
+
+def require_room(needed: int) -> None:
+    """Raise ContestantError unless so many bytes of memory, what the largest one so far has taken, are free.
+
+    Otherwise the system would choose whom to end, which need not be one of the bench's.
+    """
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ContestantError(
+            f"does not fit into memory: another one has taken {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are "
+            "free; let fewer take part at a time, or give a smaller batch"
+        )
 
 
 def interleaved(

@@ -129,6 +129,14 @@ class Contestant:
                         os.kill(pid, number)
                 sent |= new
 
+    def memory(self) -> int:
+        """Bytes that all of its processes hold, with what they share counted for each."""
+        held = 0
+        for process in self._children():
+            with suppress(psutil.NoSuchProcess):
+                held += process.memory_info().rss
+        return held
+
     def release(self) -> None:
         """Let all of its processes end."""
         self._keeper.stdin.close()
