@@ -29,6 +29,7 @@ FLOORS = {
     "data": 2,
     "backend": 2,
     "totals": 2,
+    "forwards": 2,
     "host": 2,
     "hosts": 2,
     "joining": 2,

@@ -219,6 +219,9 @@ class Config:
 
     def __post_init__(self):
         self.policy(self.data.train_samples or ANY_SIZE)  # what only shows in the whole shows now
+        alone = self.batch.forward_size in (None, self.batch.micro_size)
+        require(alone or not self.model.own, "batch.forward_size", self.batch.forward_size,
+                "a network of your own may draw by chance, or look at other samples: leave it null")  # fmt: skip
         of_keras = self.framework == "torch" and self.model.name.startswith("keras.")
         require(not of_keras, "framework", "torch", f"{self.model.name} is a network of Keras: give keras")
         # How small a network of the user's own makes its images is not known.
