@@ -105,7 +105,8 @@ class Backend:
     ) -> None:
         start = self._now()
         first, end = share(plan.micro_batches, self.rank, self.size)
-        self._model.train()
+        if not self._model.training:
+            self._model.train()
         self._statistics.sums.zero_()
         times = self._times.popleft()() if len(self._times) > self._late else Times()
         tail = torch.from_numpy(own_tail(self.rank, self.size, stop, times)).to(self._dtype)
@@ -168,9 +169,9 @@ class Backend:
         losses = F.cross_entropy(scores, labels, reduction="none")
         with torch.no_grad():
             best = scores.topk(min(5, scores.shape[1])).indices
-            right = best == labels[:, None]
-            samples = losses.new_full((), len(labels))
-            sums[:SUMS] += torch.stack([losses.sum(), right[:, 0].sum(), right.sum(), samples])
+            right = (best == labels[:, None]).to(self._dtype)
+            of_samples = torch.stack([losses, right[:, 0], right.sum(1), torch.ones_like(losses)])
+            sums[:SUMS] += of_samples.sum(1)
         return losses.view(len(batches), -1).mean(1), best
 
     def _hold(self, batches: list[Batch]) -> None:

@@ -57,7 +57,7 @@ class StepStatistics:
 
     def update(self, sums: torch.Tensor, micro_batches: int) -> None:
         """Take one step's sums over all its micro-batches into the running statistics."""
-        self.running += self._momentum * (sums / micro_batches - self.running)
+        self.running.lerp_(sums / micro_batches, self._momentum)
 
     def use_running(self) -> None:
         """Put the running statistics into the layers, for evaluation. The next forward in training replaces them."""
