@@ -20,7 +20,7 @@ from hvd_imagenet.cores import keep_to
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.forwards import fastest, forwards, most_per_forward
 from hvd_imagenet.host import own_cores, require_own_gpus, this_place
-from hvd_imagenet.joining import meet_workers, set_horovod_defaults
+from hvd_imagenet.joining import meet_workers, set_horovod
 from hvd_imagenet.keras.device import choose_device, joined, set_threads
 from hvd_imagenet.keras.graph import StepGraph
 from hvd_imagenet.keras.model import build
@@ -52,7 +52,7 @@ class Backend:
     """
 
     def __init__(self, config: Config):
-        set_horovod_defaults(bool(tf.config.list_physical_devices("GPU")), config.faults.stall_seconds)
+        set_horovod(config.allreduce, bool(tf.config.list_physical_devices("GPU")), config.faults.stall_seconds)
         self.pulse = Pulse()
         meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()

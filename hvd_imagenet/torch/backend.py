@@ -20,7 +20,7 @@ from hvd_imagenet.cores import keep_to
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.forwards import fastest, forwards, most_per_forward
 from hvd_imagenet.host import cores_per_worker, own_cores, require_own_gpus, this_place
-from hvd_imagenet.joining import meet_workers, set_horovod_defaults
+from hvd_imagenet.joining import meet_workers, set_horovod
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
@@ -49,7 +49,7 @@ class Backend:
     """
 
     def __init__(self, config: Config):
-        set_horovod_defaults(torch.cuda.is_available(), config.faults.stall_seconds)
+        set_horovod(config.allreduce, torch.cuda.is_available(), config.faults.stall_seconds)
         self.pulse = Pulse()
         meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()
