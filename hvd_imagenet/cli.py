@@ -25,7 +25,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   plan       what a run will take on a cluster: time, all-reduce, data rate, memory
   data       make, verify and look at data sets: pack, verify, info, fashion-mnist
   report     runs compared, as one HTML file: errors, rate, speed, restarts, settings, table
-  bench      how fast a part of a run is on this machine, beside what else there is: loader
+  bench      how fast a part of a run is on this machine, beside what else there is: loader, step, scaling, allreduce
   study      many runs: arms of a recipe, seeds, and a table at the end
   doctor     what is wrong with installation, hosts, network or data, and what to do about it
 

@@ -3,8 +3,8 @@
 import importlib
 import json
 import random
+import re
 import tarfile
-import time
 
 import numpy as np
 import psutil
@@ -13,14 +13,13 @@ from data_sets import packed_folder
 from PIL import Image
 
 from hvd_imagenet import cli
-from hvd_imagenet.bench import loader, photos
-from hvd_imagenet.bench.blocks import Contestant, ContestantError
+from hvd_imagenet.bench import loader, options, photos
 from hvd_imagenet.bench.figures import Figure
 from hvd_imagenet.bench.loader import ENTRIES, LIMITS
 from hvd_imagenet.bench.loaders import MEAN, STD, Task
 from hvd_imagenet.data.store import open_store
 
-LOADERS = [entry.module for name, entry in ENTRIES.items() if name not in LIMITS]
+LOADERS = [entry.module.removeprefix("loaders.") for name, entry in ENTRIES.items() if name not in LIMITS]
 
 
 def save(root, pictures, **options):
@@ -149,7 +148,7 @@ def test_figures_are_per_core():
 
 
 def test_what_is_not_installed(image_folder, monkeypatch, capsys):
-    monkeypatch.setattr(loader, "find_spec", lambda name: None if name in ("torch", "webdataset") else name)
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name in ("torch", "webdataset") else name)
     assert loader._contestants(None) == ["ours", "dali", "tfdata", "decode", "copy"]
     assert cli.main(["bench", "loader", "--data", str(image_folder), "--against", "dali,webdataset"]) == 2
     assert "webdataset is not installed; run: pip install webdataset torch" in capsys.readouterr().err
@@ -165,6 +164,7 @@ def test_what_is_not_installed(image_folder, monkeypatch, capsys):
         (["--rounds", "0"], "--rounds: 0; give a number above 0"),
         (["--seconds", "0"], "--seconds: 0.0; give a number above 0"),
         (["--json", "/nowhere/bench.json"], "--json: /nowhere/bench.json; its folder does not exist"),
+        (["--json", ""], "--json: is empty; give the name of a file"),
         (["--json", "/tmp"], "--json: /tmp; is a folder; give the name of a file"),
         (["--batch", "51"], "--batch: 51; there are 50 photos that all can read"),
     ],
@@ -174,31 +174,24 @@ def test_bad_options(options, said, image_folder, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_a_contestant_that_fails_says_why(tmp_path):
-    contestant = Contestant("ours", Task(str(tmp_path / "nowhere"), [], 1, 4, True), [0])
-    with pytest.raises(ContestantError, match="nowhere: no such folder"):
-        contestant.start()
-    contestant.end()
+def test_a_loader_that_fails_says_why(image_folder, monkeypatch, capsys):
+    monkeypatch.setattr(photos, "lay_out", lambda *_: (50, []))
+    assert cli.main(["bench", "loader", "--data", str(image_folder), "--against", ""]) == 3
+    assert re.search(r"bench loader: ours: .*: has no folder train", capsys.readouterr().err)
 
 
-def test_contestants_work_in_their_own_blocks_only(image_folder, tmp_path):
-    contestant = Contestant("ours", task(image_folder, tmp_path / "task"), [0])
-    try:
-        contestant.start()
-        process = psutil.Process(contestant._process.pid)
-        assert process.cpu_affinity() == [0]
-        for _ in range(2):
-            assert contestant.block(0.2) > 0
-            assert eventually(lambda: process.status() == psutil.STATUS_STOPPED)
-    finally:
-        contestant.end()
-
-
-def eventually(holds):
-    deadline = time.monotonic() + 10
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return holds()
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 0, "loader     images per second"),
+        (["--help"], 0, "loader     images per second"),
+        (["decode"], 2, "bench: decode; known: loader, step, scaling, allreduce"),
+        (["loader"], 2, "the following arguments are required: --data; see hvd-imagenet bench loader --help"),
+    ],
+)
+def test_kinds(arguments, status, said, capsys):
+    assert cli.main(["bench", *arguments]) == status
+    assert said in "".join(capsys.readouterr())
 
 
 def test_photos_of_a_packed_set_are_the_same(image_folder, tmp_path):

@@ -69,10 +69,16 @@ NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}
 NEIGHBOURS |= {("cli", "doctor"), ("doctor", "bench")}
 NEIGHBOURS |= {("cli", "report"), ("cli", "study"), ("study", "report")}
+NEIGHBOURS |= {("bench", "planner")}
 NEIGHBOURS |= {("cli", "planner"), ("planner", "schedule"), ("planner", "pictures"), ("schedule", "pictures")}
 # What is compared with, each in its own module, which runs in a process of its own.
 ALTERNATIVES = {"bench/loaders/torch_pil": {"torch"}, "bench/loaders/web_dataset": {"torch"}}
 ALTERNATIVES |= {"bench/loaders/tf_data": {"tensorflow"}}
+# Of a framework and its folder here, both of them.
+ALTERNATIVES |= {f"bench/steps/torch_{name}": {"torch"} for name in ("backend", "ddp", "loop", "matrix")}
+ALTERNATIVES |= {f"bench/steps/keras_{name}": {"keras", "tensorflow"} for name in ("backend", "loop", "matrix")}
+ALTERNATIVES |= {f"bench/reductions/{name}": {"torch", "horovod"} for name in ("emulated_step", "horovod_sum")}
+ALTERNATIVES |= {"bench/reductions/torch_sum": {"torch"}}
 LAUNCHER = {"elastic": {"horovod"}}  # Horovod's launcher is heard without any framework
 # On floor 1, what each place may import from outside.
 OUTSIDE = {
@@ -147,7 +153,8 @@ def test_frameworks_are_imported_in_their_own_folder_only(module):
     allowed = {"torch": {"torch", "horovod"}, "keras": {"keras", "tensorflow", "horovod"}}.get(here, set())
     assert outer(module) & FRAMEWORKS <= allowed | (ALTERNATIVES | LAUNCHER).get(module, set())
     for name in inner(module):
-        assert not (place(name) in ("torch", "keras") and here != place(name)), f"{module} imports {name}"
+        own = here == place(name) or place(name) in ALTERNATIVES.get(module, set())
+        assert own or place(name) not in ("torch", "keras"), f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if FLOORS[place(name)] == 1])

@@ -2,57 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
+import os
 from argparse import Namespace
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hvd_imagenet.bench import machine, photos
-from hvd_imagenet.bench.blocks import ContestantError, interleaved, started
+from hvd_imagenet.arguments import Parser
+from hvd_imagenet.bench import options as shared
+from hvd_imagenet.bench import photos, report
+from hvd_imagenet.bench.blocks import speed
+from hvd_imagenet.bench.contestant import Command, Crew, Task
 from hvd_imagenet.bench.figures import Figure
-from hvd_imagenet.bench.loaders import IMAGE_SIZE, Task
+from hvd_imagenet.bench.loaders import IMAGE_SIZE
+from hvd_imagenet.bench.loaders import Task as Loading
+from hvd_imagenet.bench.options import Entry
 from hvd_imagenet.errors import DataError, SettingsError
 from hvd_imagenet.host import cores_per_worker, this_place
 
 OURS, DECODE, COPY = "ours", "decode", "copy"
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A contestant in the table.
-
-    Attributes:
-        module: of ``hvd_imagenet.bench.loaders``.
-        title: what it is called in the table.
-        packages: that it needs, by the name that both Python and pip know them by; this package's own are not counted.
-    """
-
-    module: str
-    title: str
-    packages: tuple[str, ...] = ()
-
-    def missing(self) -> list[str]:
-        """What pip has to install first."""
-        return [package for package in self.packages if find_spec(package) is None]
-
-
 ALTERNATIVES = {
-    "dali": Entry("dali", "DALI's own pipeline"),
-    "torch": Entry("torch_pil", "PyTorch DataLoader, PIL", ("torch",)),
-    "tfdata": Entry("tf_data", "tf.data", ("tensorflow",)),
-    "webdataset": Entry("web_dataset", "WebDataset, PIL", ("webdataset", "torch")),
+    "dali": Entry("DALI's own pipeline", "loaders.dali"),
+    "torch": Entry("PyTorch DataLoader, PIL", "loaders.torch_pil", ("torch",)),
+    "tfdata": Entry("tf.data", "loaders.tf_data", ("tensorflow",)),
+    "webdataset": Entry("WebDataset, PIL", "loaders.web_dataset", ("webdataset", "torch")),
 }
 LIMITS = {
-    DECODE: Entry("jpeg_decode", "limit: libjpeg-turbo", ("simplejpeg",)),
-    COPY: Entry("memory_copy", "limit: memory copy"),
+    DECODE: Entry("limit: libjpeg-turbo", "loaders.jpeg_decode", ("simplejpeg",)),
+    COPY: Entry("limit: memory copy", "loaders.memory_copy"),
 }
-ENTRIES = {OURS: Entry("ours", "hvd-imagenet"), **ALTERNATIVES, **LIMITS}
+ENTRIES = {OURS: Entry("hvd-imagenet", "loaders.ours"), **ALTERNATIVES, **LIMITS}
 DISTRIBUTIONS = ["hvd-imagenet", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "numpy", "pillow", "torch", "tensorflow"]
 DISTRIBUTIONS += ["tensorflow-cpu", "webdataset", "simplejpeg"]
 
@@ -63,17 +45,39 @@ of its own, and a turn in every round; the others are stopped meanwhile. Shown a
 intervals, and for each contestant the median of the rounds' ratios, ours / its own."""
 
 
-def add_to(commands) -> None:
-    """Add the command's options to the commands of ``hvd-imagenet bench``."""
-    parser = commands.add_parser("loader", help="images per second, against other loaders", description=DESCRIPTION)
+def main(arguments: list[str]) -> None:
+    """Measure, and show and write what was found.
+
+    Raises:
+        SettingsError: an option is out of range, or an alternative that was asked for is not installed.
+        DataError: no photos, or a contestant failed on them.
+    """
+    options = _parser().parse_args(arguments)
+    cores = cores_per_worker([this_place(None)], 0)
+    threads = cores if options.threads is None else options.threads
+    _require_sensible(options, threads, cores)
+    names = _contestants(options.against)
+    with report.going_on("loader", options) as bench:
+        store, numbers = photos.chosen(options.data, options.images)
+        count, shards = photos.lay_out(store, numbers, bench.folder, threads)
+        if count < options.batch:
+            raise SettingsError(f"--batch: {options.batch}; there are {count} photos that all can read: give no more")
+        task = Loading(str(bench.folder), shards, threads, options.batch, options.resampling == "antialiased")
+        crews = {name: _crew(ENTRIES[name].module, task) for name in names}
+        answered = bench.measure(crews, {name: ENTRIES[name].title for name in names}, error=DataError)
+    speeds = {name: [speed(answers) for answers in rounds] for name, (rounds,) in answered.items()}
+    settings = {"data": str(options.data), "photos": count, "threads": threads, "batch": options.batch}
+    settings["resampling"] = options.resampling
+    found = report.written("loader", settings, options, DISTRIBUTIONS, {"results": results(speeds, threads)})
+    show(found, bench.console)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="hvd-imagenet bench loader", description=DESCRIPTION)
     parser.add_argument(
         "--data", metavar="PATH", type=Path, required=True, help="a packed data set, or a folder with train/CLASS/*"
     )
-    parser.add_argument(
-        "--against",
-        metavar="A,B",
-        help=f"of {','.join(ALTERNATIVES)} (default: those that are installed); the limits are always there",
-    )
+    shared.add_to(parser, ",".join(ALTERNATIVES), rounds=7, seconds=2)
     parser.add_argument(
         "--resampling",
         choices=("antialiased", "plain"),
@@ -88,60 +92,11 @@ def add_to(commands) -> None:
     parser.add_argument(
         "--images", metavar="N", type=int, default=2000, help="photos at most, evenly of the set (default: %(default)s)"
     )
-    parser.add_argument("--rounds", metavar="N", type=int, default=7, help="turns of each (default: %(default)s)")
-    parser.add_argument("--seconds", metavar="S", type=float, default=2, help="of a turn (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="all figures, with machine and versions")
-    parser.set_defaults(command=run)
+    return parser
 
 
-def run(options: Namespace) -> None:
-    """Measure, and show and write what was found.
-
-    Raises:
-        SettingsError: an option is out of range, or an alternative that was asked for is not installed.
-        DataError: no photos, or a contestant failed on them.
-    """
-    cores = cores_per_worker([this_place(None)], 0)
-    threads = cores if options.threads is None else options.threads
-    _require_sensible(options, threads, cores)
-    names = _contestants(options.against)
-    console = Console(highlight=False)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with (
-        tempfile.TemporaryDirectory(prefix="hvd-imagenet-bench-") as folder,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
-    ):
-        store, numbers = photos.chosen(options.data, options.images)
-        shown = bar.add_task("laying out the photos", total=len(names) * (options.rounds + 1))
-        count, shards = photos.lay_out(store, numbers, Path(folder), threads)
-        if count < options.batch:
-            raise SettingsError(f"--batch: {options.batch}; there are {count} photos that all can read: give no more")
-        task = Task(folder, shards, threads, options.batch, options.resampling == "antialiased")
-
-        def starting(name: str) -> None:
-            bar.update(shown, description=f"starting {ENTRIES[name].title}", advance=1)
-
-        def measuring(number: int, name: str) -> None:
-            bar.update(shown, description=f"round {number + 1}: {ENTRIES[name].title}", advance=1)
-
-        modules = {name: ENTRIES[name].module for name in names}
-        try:
-            with started(modules, task, starting) as contestants:
-                speeds = interleaved(contestants, options.rounds, options.seconds, measuring)
-        except ContestantError as error:
-            raise DataError(f"bench loader: {error}") from None
-    settings = {"data": str(options.data), "photos": count, "threads": threads, "batch": options.batch}
-    settings |= {"resampling": options.resampling, "rounds": options.rounds, "seconds": options.seconds}
-    report = {
-        "bench": "loader",
-        "settings": settings,
-        "machine": machine.description(),
-        "versions": machine.versions(DISTRIBUTIONS),
-        "results": results(speeds, threads),
-    }
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
-    show(report, console)
+def _crew(module: str, task: Loading) -> Crew:
+    return Crew([Command(Task(f"{__package__}.{module}", vars(task), sorted(os.sched_getaffinity(0))[: task.threads]))])
 
 
 def results(speeds: dict[str, list[float]], threads: int) -> dict[str, dict]:
@@ -150,43 +105,39 @@ def results(speeds: dict[str, list[float]], threads: int) -> dict[str, dict]:
     for name, entry in ENTRIES.items():
         found[name] = {"title": entry.title, "missing": entry.missing()}
         if name in speeds:
-            per_core = [speed / threads for speed in speeds[name]]
+            per_core = [one / threads for one in speeds[name]]
             ratios = [our / its for our, its in zip(speeds[OURS], speeds[name], strict=True)]
             found[name] |= {"images_per_second": asdict(Figure.of(speeds[name]))}
             found[name] |= {"per_core": asdict(Figure.of(per_core)), "ours_to_it": asdict(Figure.of(ratios))}
     return found
 
 
-def show(report: dict, console: Console) -> None:
+def show(found: dict, console: Console) -> None:
     """The report as a table."""
-    settings = report["settings"]
-    threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
+    settings = found["settings"]
     table = Table(
-        title=f"{settings['photos']:,} photos, {threads}, batches of {settings['batch']}, "
-        f"{settings['resampling']} resampling, {settings['rounds']} rounds of {settings['seconds']:g} s",
-        caption=f"medians with their 95 % intervals; {report['machine']['processor']}",
+        title=f"{settings['photos']:,} photos, {report.counted(settings['threads'], 'thread')}, batches of "
+        f"{settings['batch']}, {settings['resampling']} resampling, {settings['rounds']} rounds of "
+        f"{settings['seconds']:g} s",
+        caption=f"{report.FOOTNOTE}; {found['machine']['processor']}",
     )
     for column, justify in (("", "left"), ("images/s per core", "right"), ("ours / its own", "right")):
         table.add_column(column, justify=justify)
-    for name, found in report["results"].items():
+    for name, entry in found["results"].items():
         if name == DECODE:
             table.add_section()
-        if "per_core" in found:
-            ratio = "" if name == OURS else _cell(found["ours_to_it"], ".3f")
-            table.add_row(found["title"], _cell(found["per_core"], ",.0f"), ratio)
+        if "per_core" in entry:
+            ratio = "" if name == OURS else report.cell(entry["ours_to_it"], ".3f")
+            table.add_row(entry["title"], report.cell(entry["per_core"], ",.0f"), ratio)
         else:
-            table.add_row(found["title"], "not installed" if found["missing"] else "not asked for", "")
+            table.add_row(entry["title"], "not installed" if entry["missing"] else "not asked for", "")
     console.print(table)
-    decode = report["results"][DECODE].get("ours_to_it")
+    decode = found["results"][DECODE].get("ours_to_it")
     if decode:
         console.print(f"ours: {decode['median']:.0%} of the decode limit (whole images, nothing else)")
-    missing = sorted({package for found in report["results"].values() for package in found["missing"]})
+    missing = sorted({package for entry in found["results"].values() for package in entry["missing"]})
     if missing:
         console.print(f"for those that are not installed: pip install {' '.join(missing)}")
-
-
-def _cell(figure: dict, form: str) -> str:
-    return f"{figure['median']:{form}} ({figure['low']:{form}} – {figure['high']:{form}})"
 
 
 def _contestants(against: str | None) -> list[str]:
@@ -195,27 +146,13 @@ def _contestants(against: str | None) -> list[str]:
     Raises:
         SettingsError: an alternative is unknown, or is asked for and not installed.
     """
-    asked = list(ALTERNATIVES) if against is None else [name for name in against.split(",") if name]
-    for name in asked:
-        if name not in ALTERNATIVES:
-            raise SettingsError(f"--against: {name}; known: {', '.join(ALTERNATIVES)}")
-        if against is not None and ALTERNATIVES[name].missing():
-            missing = ALTERNATIVES[name].missing()
-            raise SettingsError(f"--against: {name} is not installed; run: pip install {' '.join(missing)}")
-    return [name for name in (OURS, *asked, *LIMITS) if not ENTRIES[name].missing()]
+    limits = [name for name in LIMITS if not LIMITS[name].missing()]
+    return [OURS, *shared.alternatives(against, ALTERNATIVES), *limits]
 
 
 def _require_sensible(options: Namespace, threads: int, cores: int) -> None:
     for name, value in (("threads", threads), ("batch", options.batch), ("images", options.images)):
-        if value < 1:
-            raise SettingsError(f"--{name}: {value}; give a number above 0")
+        shared.require_above_0(name, value)
     if threads > cores:
         raise SettingsError(f"--threads: {threads}; this process may use {cores} cores: give at most that many")
-    if options.rounds < 1:
-        raise SettingsError(f"--rounds: {options.rounds}; give a number above 0")
-    if not options.seconds > 0:
-        raise SettingsError(f"--seconds: {options.seconds}; give a number above 0")
-    if options.json and options.json.is_dir():
-        raise SettingsError(f"--json: {options.json}; is a folder; give the name of a file")
-    if options.json and not options.json.resolve().parent.is_dir():
-        raise SettingsError(f"--json: {options.json}; its folder does not exist")
+    shared.require_sensible(options)

@@ -6,7 +6,12 @@ the same: random-resized crop to 224 x 224, random flip, normalised float32, hei
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
+from typing import Any
+
+from hvd_imagenet.bench.work import Work
 
 IMAGE_SIZE = 224
 AREA = (0.08, 1.0)  # of the image
@@ -33,3 +38,28 @@ class Task:
     threads: int
     batch: int
     antialiased: bool
+
+
+class Batches(Work):
+    """Batches as they come, of images, one to a step.
+
+    Args:
+        batches: endless, and all of one size.
+    """
+
+    warm_up = 8
+    steady = False  # some are there already, others are waited for
+
+    def __init__(self, batches: Iterator[Sized], size: int):
+        self._batches = batches
+        self.amount = size
+
+    def take(self, steps: int) -> None:
+        for _ in range(steps):
+            next(self._batches)
+
+
+def work(module: str, arguments: dict[str, Any]) -> Batches:
+    """What a contestant does, by the name of its module."""
+    task = Task(**arguments)
+    return Batches(importlib.import_module(f"{__name__}.{module}").batches(task), task.batch)

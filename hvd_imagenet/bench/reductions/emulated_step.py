@@ -1,0 +1,63 @@
+"""A step of the trainer in which the worker sleeps in place of computing, and exchanges what it would exchange."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+
+from hvd_imagenet.bench.work import Work
+from hvd_imagenet.joining import meet_workers, set_horovod_defaults
+from hvd_imagenet.torch.optim import sum_over_workers
+from hvd_imagenet.totals import tail_length
+
+
+class Emulated(Work):
+    """Forward, then the step vector, then each gradient when a backward would have made it; and the wait for all sums.
+
+    The amount is a step.
+
+    Args:
+        seconds: of forward and backward; forward: the part of them that the forward takes.
+        statistics: how many the running statistics are.
+        gradients: when each is ready, as a part of all those seconds, its name, and how many numbers it has; in the
+            order of time.
+    """
+
+    def __init__(self, seconds: float, forward: float, statistics: int, gradients: list[tuple[float, str, int]]):
+        set_horovod_defaults(on_gpu=False, stall_seconds=None)
+        meet_workers(hvd)
+        torch.set_num_threads(1)
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self._seconds, self._forward = seconds, forward
+        self._vector = torch.zeros(statistics + tail_length(self.size))
+        self._gradients = [(part, name, torch.zeros(count)) for part, name, count in gradients]
+
+    def take(self, steps: int) -> None:
+        for _ in range(steps):
+            start = time.perf_counter()
+            _sleep_until(start + self._forward * self._seconds)
+            vector_is_there = sum_over_workers(self._vector, "step_vector")
+            waits: list[Callable[[], object]] = []
+            for part, name, gradient in self._gradients:
+                _sleep_until(start + part * self._seconds)
+                waits.append(sum_over_workers(gradient, f"gradient.{name}"))
+            for wait in (*waits, vector_is_there):
+                wait()
+
+    def gather(self, value: Any) -> list[Any]:
+        return hvd.allgather_object(value, name="gather")
+
+
+def _sleep_until(moment: float) -> None:
+    """By the clock, so that no time to fall asleep and wake up is added up."""
+    left = moment - time.perf_counter()
+    if left > 0:
+        time.sleep(left)
+
+
+def work(**arguments: Any) -> Emulated:
+    return Emulated(**arguments)
