@@ -35,27 +35,27 @@ class Batch(NamedTuple):
 
 
 class InUse:
-    """Batches that a device may still read, since it is only told what to do when a framework's call returns.
+    """The batches of forwards that a device may still read: it is only told what to do when a framework's call returns.
 
     The loader takes the memory of a batch back as soon as nobody holds it, and knows nothing of the framework's work.
     """
 
-    BATCHES = 2  # enough to keep the device busy, and no more memory than that
+    FORWARDS = 2  # enough to keep the device busy, and no more memory than that
 
     def __init__(self):
-        self._batches: deque[tuple[Batch, Callable[[], object]]] = deque()
+        self._forwards: deque[tuple[list[Batch], Callable[[], object]]] = deque()
 
-    def hold(self, batch: Batch, wait: Callable[[], object]) -> None:
-        """Keep one more, and wait for the device where it is more than `BATCHES` behind.
+    def hold(self, batches: list[Batch], wait: Callable[[], object]) -> None:
+        """Keep those of one more, and wait for the device where it is more than `FORWARDS` behind.
 
         Args:
-            wait: returns when the device has done all with this batch that it was told to.
+            wait: returns when the device has done all with these batches that it was told to.
         """
-        self._batches.append((batch, wait))
-        if len(self._batches) > self.BATCHES:
-            _, wait_for_first = self._batches[0]
+        self._forwards.append((batches, wait))
+        if len(self._forwards) > self.FORWARDS:
+            _, wait_for_first = self._forwards[0]
             wait_for_first()
-            self._batches.popleft()
+            self._forwards.popleft()
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Pulse(NamedTuple):
 
     Attributes:
         meetings: exchanges with all other workers that it has come to.
-        batches: that it has begun to work on.
+        batches: that it has begun to work on; several micro-batches that run as one count as one.
     """
 
     meetings: int = 0

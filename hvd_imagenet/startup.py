@@ -36,8 +36,9 @@ from hvd_imagenet.stream import SampleStream
 from hvd_imagenet.version import version
 
 # The settings that decide which samples a step takes, and into what: fixed for the whole of a run.
-WALK = ("model.", "batch.", "seed", "data.train_samples", "data.contents", "data.image_size", "data.augment")
-WALK += ("data.mean", "data.std", "data.decoder.use_fast_idct", "stream.")
+WALK = ("model.", "batch.global_size", "batch.micro_size", "batch.grow.", "seed", "data.train_samples")
+WALK += ("data.contents", "data.image_size", "data.augment", "data.mean", "data.std", "data.decoder.use_fast_idct")
+WALK += ("stream.",)
 
 
 @dataclass

@@ -131,7 +131,8 @@ class TakenSteps:
         """One more step.
 
         Args:
-            losses: this worker's mean losses, still on the device, by the micro-batch's number.
+            losses: this worker's mean losses, still on the device: of the micro-batches of each forward, by the number
+                of its first.
             read: waits for the device, and tells the step's totals.
         """
         self._last.append((plan, losses))
@@ -148,7 +149,7 @@ class TakenSteps:
     def losses(self, plan: StepPlan) -> dict[int, float]:
         """See `Backend.losses`."""
         found = next(losses for of, losses in self._last if of == plan)
-        return {number: float(loss) for number, loss in found.items()}
+        return {first + i: float(loss) for first, means in found.items() for i, loss in enumerate(means)}
 
 
 class Moment:

@@ -20,7 +20,7 @@ def test_batches_are_held_until_the_device_is_done_with_them():
         waited.append(number)
 
     for number in range(4):
-        in_use.hold(batches.pop(0), lambda number=number: wait(number))
+        in_use.hold([batches.pop(0)], lambda number=number: wait(number))
         assert waited == list(range(number - 1))
         assert [ref() is not None for ref in alive[: number + 1]] == [i > number - 2 for i in range(number + 1)]
 

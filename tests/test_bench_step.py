@@ -39,13 +39,13 @@ def work(name, of):
 def test_a_share_of_the_roofline():
     """100 images of 2 GFLOP, of 400 GFLOP/s: a half; 300 of 1,200: a half, too."""
     speeds = {"ours": [100.0, 300.0], "loop": [200.0, 300.0], "matrix": [400.0, 1200.0]}
-    found = step.results(speeds, 32, 2 * 10**9)
+    found = step.results(speeds, 32, 1, 2 * 10**9)
     ours, loop, matrix = (found["contestants"][name] for name in ("ours", "loop", "matrix"))
     assert ours["roofline_share"]["values"] == [0.5, 0.5] and loop["roofline_share"]["values"] == [1, 0.5]
     assert ours["ours_to_it"]["values"] == [1, 1] and loop["ours_to_it"]["values"] == [0.5, 1]
     assert matrix["gflops"]["median"] == 800 and "images_per_second" not in matrix
     assert found["images_per_second"]["median"] == 200
-    assert "roofline_share" not in step.results(speeds, 32, None)["contestants"]["ours"]
+    assert "roofline_share" not in step.results(speeds, 32, 1, None)["contestants"]["ours"]
 
 
 def test_operations_of_an_image():
@@ -129,9 +129,37 @@ def test_the_command(framework, image_folder, tmp_path, capsys):
     assert psutil.Process().children() == before
 
 
+def test_several_micro_batches_in_a_forward_beside_one_by_one(tmp_path):
+    assert (
+        cli.main(["bench", "step", *SMALL, *QUICK, "--batch.forward_size", "32", "--json", f"{tmp_path}/step.json"])
+        == 0
+    )
+    results = json.loads((tmp_path / "step.json").read_text())["results"]
+    assert list(results["contestants"]) == ["ours", "separate", "loop", "matrix"] and results["micro_batches"] == 2
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_a_loop_of_several_micro_batches_takes_one_step(framework, tmp_path):
+    """Twice the same micro-batch: the mean gradient of both is that of one."""
+    loops = [work(f"{framework}_loop", task(small(framework, "float64"), tmp_path, count)) for count in (1, 2)]
+    for loop in loops:
+        loop.take(2)
+        loop.finish()
+    assert [loop.amount for loop in loops] == [8, 16]
+    one, other = (
+        [p.value.numpy() if framework == "keras" else p.detach().numpy() for p in trained(loop)] for loop in loops
+    )
+    assert all(np.abs(a - b).max() < 1e-12 for a, b in zip(one, other, strict=True))
+
+
+def trained(loop):
+    return loop._model.trainable_variables if hasattr(loop._model, "trainable_variables") else loop._model.parameters()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--batch.forward_size", "auto"], "batch.forward_size: auto; give the number that is to be measured"),
         (["--against", "lightning"], "--against: lightning; known: loop"),
         (["--rounds", "0"], "--rounds: 0; give a number above 0"),
         (["--secnds", "1"], "--secnds: unknown option; did you mean --seconds?"),

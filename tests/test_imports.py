@@ -29,6 +29,7 @@ FLOORS = {
     "data": 2,
     "backend": 2,
     "totals": 2,
+    "forwards": 2,
     "host": 2,
     "hosts": 2,
     "joining": 2,
@@ -61,13 +62,8 @@ FLOORS = {
 NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluation"), ("saver", "startup")}
 NEIGHBOURS |= {("startup", "inputs"), ("trainer", "inputs"), ("evaluation", "inputs")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
-NEIGHBOURS |= {
-    ("settings", "config"),
-    ("models", "stream"),
-    ("models", "errors"),
-    ("data", "backend"),
-    ("backend", "totals"),
-}
+NEIGHBOURS |= {("settings", "config"), ("joining", "config"), ("models", "stream"), ("models", "errors")}
+NEIGHBOURS |= {("data", "backend"), ("backend", "totals")}
 NEIGHBOURS |= {("gpu", "cores"), ("trainer", "listeners"), ("listeners", "startup")}
 NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
 NEIGHBOURS |= {("cli", "export"), ("data_cli", "data_progress"), ("cli", "bench")}

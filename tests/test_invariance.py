@@ -107,7 +107,7 @@ def test_averaging_the_workers_own_running_statistics_would_not_do(
         self.running.copy_(hvd.allreduce(self.running, op=hvd.Average))
         using(self)
 
-    monkeypatch.setattr(StepStatistics, "add", lambda self: (adding(self), added.append(1)))
+    monkeypatch.setattr(StepStatistics, "add", lambda self, count: (adding(self, count), added.append(1)))
     monkeypatch.setattr(StepStatistics, "update", update)
     monkeypatch.setattr(StepStatistics, "use_running", average)
     right = growing_run("torch", 2)

@@ -156,8 +156,8 @@ def test_neither_the_learning_rate_nor_the_number_of_micro_batches_is_traced_aga
     backend = made("keras")
     for micro, rate in ((3, 0.1), (2, 0.2), (5, 0.05), (1, 0.1)):
         backend.train_step(plan(micro, rate=rate), micro_batches(micro), stop=micro == 2)
-    assert backend._accumulate.experimental_get_tracing_count() == 1
-    assert backend._finish.experimental_get_tracing_count() == 2  # with micro-batches before it, and without
+    assert backend._graph.accumulate.experimental_get_tracing_count() == 1
+    assert backend._graph.finish.experimental_get_tracing_count() == 2  # with micro-batches before it, and without
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [(np.float32, 32), (np.float64, 64)])

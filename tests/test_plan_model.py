@@ -6,7 +6,7 @@ from hvd_imagenet import settings
 from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.planner import allreduce, layers
 from hvd_imagenet.planner.cluster import Cluster, Link
-from hvd_imagenet.planner.memory import DECODED_AHEAD, memory
+from hvd_imagenet.planner.memory import AHEAD, IN_USE, memory
 from hvd_imagenet.planner.run import Run, with_batch
 from hvd_imagenet.planner.step import Network, Speed, Step, largest_of
 from hvd_imagenet.planner.transport import TRANSPORTS, Transport, fused
@@ -282,19 +282,28 @@ def test_memory():
     from hvd_imagenet.backend import InUse
     from hvd_imagenet.data import dali, loader
 
-    assert dali.PREFETCH + loader.DECODED_AHEAD + InUse.BATCHES == DECODED_AHEAD
-    found = memory(step(8, 8), 224)
+    assert dali.PREFETCH + loader.DECODED_AHEAD == AHEAD and InUse.FORWARDS == IN_USE
+    found = memory(step(8, 8), 224, 32)
     assert found["weights"] == found["gradients"] == found["momentum"] == 4 * 25_557_032
     assert found["decoded images"] == 7 * 32 * 3 * 4 * 224**2
     assert found["fusion buffer"] == 128 * 2**20
     assert found["activations"] == pytest.approx(2.73e9, rel=0.01)
-    assert "fusion buffer" not in memory(step(8, 1), 224)
+    twice = memory(step(8, 8), 224, 64)
+    assert twice["activations"] == 2 * found["activations"]
+    assert twice["decoded images"] == (5 * 32 + 2 * 64) * 3 * 4 * 224**2
+    assert "fusion buffer" not in memory(step(8, 1), 224, 32)
 
 
 def planned(recipe, workers, per_node=8, *options, milliseconds=120.0, spread=0.05):
     settled = config("--config", recipe, *options)
     links = Cluster(workers, per_node, Link(30e-6, 50e9 / 8 * 1448 / 1538), Link(10e-6, 12e9))
     return Run(settled, links, Network.of(settled), Speed(milliseconds / 1000, spread), TRANSPORTS["nccl"])
+
+
+@pytest.mark.parametrize(("size", "at_once"), [("null", 32), ("auto", 32), ("64", 64), ("256", 128)])
+def test_images_of_a_forward_are_at_most_a_workers(size, at_once):
+    """8,192 on 64 workers are 128 for each."""
+    assert planned("resnet50_8k", 64, 8, "--batch.forward_size", size).at_once == at_once
 
 
 def test_a_run_is_the_sum_of_its_steps():

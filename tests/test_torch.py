@@ -128,7 +128,7 @@ def test_a_step_finds_the_memory_of_the_one_before(keep, least, most):
 def test_statistics_are_the_mean_over_micro_batches_with_each_layers_momentum():
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.1), nn.BatchNorm2d(3, momentum=0.3)).double()
-    statistics = StepStatistics(model)
+    statistics = StepStatistics(model, 4)
     batches = [torch.randn(4, 3, 5, 5, dtype=torch.float64) * 2 + 1 for _ in range(3)]
     for batch in batches:
         model(batch)

@@ -45,11 +45,11 @@ def test_the_sum_of_the_workers_tails_tells_each_ones_times():
 def test_steps_are_taken_in_order_and_the_last_two_ones_losses_are_kept():
     steps, plans = TakenSteps(late=1), [SimpleNamespace(step=number) for number in range(3)]
     for number, plan in enumerate(plans):
-        steps.add(plan, {7: np.float32(number)}, lambda number=number: number)
+        steps.add(plan, {7: np.float32([number, 10 * number])}, lambda number=number: number)
     assert steps.take(wait=False) == [(plans[0], 0), (plans[1], 1)]
     assert steps.take(wait=False) == []
     assert steps.take(wait=True) == [(plans[2], 2)]
-    assert steps.losses(plans[1]) == {7: 1.0}
+    assert steps.losses(plans[1]) == {7: 1.0, 8: 10.0}
     with pytest.raises(StopIteration):
         steps.losses(plans[0])
 

@@ -42,7 +42,8 @@ def emulated(config: Config, milliseconds: float) -> dict[str, Any]:
     # As many running means and variances as there are gammas and betas.
     statistics = sum(layer.norm_channels for layer in costs)
     seconds = milliseconds / 1000
-    return {"seconds": seconds, "forward": FORWARD, "statistics": statistics, "gradients": gradients}
+    exchanged = {"statistics": statistics, "gradients": gradients, "allreduce": vars(config.allreduce)}
+    return {"seconds": seconds, "forward": FORWARD, **exchanged}
 
 
 def tensors(layer: Layer, classes: int) -> list[tuple[str, int]]:

@@ -17,13 +17,17 @@ from hvd_imagenet.bench.contestant import Command, Crew, Task
 from hvd_imagenet.bench.figures import Figure
 from hvd_imagenet.bench.options import Entry
 from hvd_imagenet.bench.steps import Task as Steps
+from hvd_imagenet.config import Config
+from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.forwards import most_per_forward
 from hvd_imagenet.host import cores_per_worker, this_place
 
-OURS, FED, MATRIX = "ours", "fed", "matrix"
+OURS, FED, SEPARATE, MATRIX = "ours", "fed", "separate", "matrix"
 ALTERNATIVES = {"loop": Entry("a loop by hand", "{}_loop")}
 ENTRIES = {
     OURS: Entry("hvd-imagenet", "ours"),
     FED: Entry("hvd-imagenet, fed by its loader", "ours"),
+    SEPARATE: Entry("hvd-imagenet, forwards of one micro-batch", "ours"),
     **ALTERNATIVES,
     MATRIX: Entry("limit: matrix products", "{}_matrix"),
 }
@@ -31,7 +35,8 @@ GIGA = 1e9
 
 DESCRIPTION = """Images per second of the trainer's step on one worker, beside a loop that was written by hand in the
 same framework for the same network, precision and batch, and beside what the machine could do at best: the rate of
-large matrix products. A step is of one micro-batch. Images are made up, once; with --data.path, there is one contestant
+large matrix products. A step is of one micro-batch, or with --batch.forward_size, of those that run as one; then there
+is a contestant that runs them one by one. Images are made up, once; with --data.path, there is one contestant
 more, which is fed by the loader. Each has a process of its own, and a turn in every round; the others are stopped
 meanwhile. Shown are medians of the rounds with their 95 % intervals, and for each contestant the median of the rounds'
 ratios, ours / its own. Settings are those of hvd-imagenet train; --json writes what hvd-imagenet plan --bench reads."""
@@ -49,26 +54,33 @@ def main(arguments: list[str]) -> None:
     shared.require_sensible(options)
     names = [OURS, *shared.alternatives(options.against, ALTERNATIVES), MATRIX]
     training.require_framework(config)
-    config = training.of_steps(config, 1)
+    count = _micro_batches(config)
+    config = training.of_steps(config, count)
+    if count > 1:
+        names.insert(1, SEPARATE)
     if config.data.path is not None:
         config = training.opened(config, 1)
         names.insert(1, FED)
     with report.going_on("step", options) as bench:
         file = training.saved(config, bench.folder / "config.yaml")
-        crews = {name: _crew(name, config.framework, file) for name in names}
+        alone = training.saved(training.one_by_one(config), bench.folder / "one-by-one.yaml")
+        files = {name: alone if name == SEPARATE else file for name in names}
+        crews = {name: _crew(name, config.framework, files[name], count) for name in names}
         answered = bench.measure(crews, {name: ENTRIES[name].title for name in names})
     speeds = {name: [speed(answers) for answers in rounds] for name, (rounds,) in answered.items()}
     told = {**training.described(config), "threads": cores_per_worker([this_place(None)], 0)}
-    parts = {"results": results(speeds, config.batch.micro_size, training.flops_per_image(config))}
+    size, flops = config.batch.micro_size, training.flops_per_image(config)
+    parts = {"results": results(speeds, size, count, flops)}
     show(report.written("step", told, options, training.DISTRIBUTIONS, parts), bench.console)
 
 
-def results(speeds: dict[str, list[float]], micro_size: int, flops: int | None) -> dict[str, Any]:
+def results(speeds: dict[str, list[float]], micro_size: int, micro_batches: int, flops: int | None) -> dict[str, Any]:
     """What ``hvd_imagenet.planner.measured`` reads, and of each contestant its speed, ours / its own, and its share of
     the roofline, round by round.
 
     Args:
         speeds: images per second, by the contestants' names; of the matrix products, GFLOP per second.
+        micro_batches: of a step.
         flops: of an image; None: not known.
     """
     found = {}
@@ -87,7 +99,7 @@ def results(speeds: dict[str, list[float]], micro_size: int, flops: int | None) 
         "micro_size": micro_size,
         "workers": 1,
         "nodes": 1,
-        "micro_batches": 1,
+        "micro_batches": micro_batches,
         "flops_per_image": flops,
         "contestants": found,
     }
@@ -122,7 +134,14 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print(f"an image's forward and backward: {flops / GIGA:,.2f} GFLOP, in convolutions and the classifier")
 
 
-def _crew(name: str, framework: str, config: str) -> Crew:
+def _micro_batches(config: Config) -> int:
+    """Of a step: as many as run at once."""
+    if config.batch.forward_size == "auto":
+        raise SettingsError("batch.forward_size: auto; give the number that is to be measured")
+    return most_per_forward(config.batch, 1)
+
+
+def _crew(name: str, framework: str, config: str, micro_batches: int) -> Crew:
     module = f"{__package__}.steps.{ENTRIES[name].module.format(framework)}"
-    task = Task(module, vars(Steps(config, fed=name == FED)), sorted(os.sched_getaffinity(0)))
+    task = Task(module, vars(Steps(config, micro_batches, fed=name == FED)), sorted(os.sched_getaffinity(0)))
     return Crew([Command(task)])

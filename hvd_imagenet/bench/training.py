@@ -31,10 +31,15 @@ def of_steps(config: Config, micro_batches: int) -> Config:
     size = config.batch.micro_size
     return dataclasses.replace(
         config,
-        batch=BatchSettings(micro_batches * size, size),
+        batch=BatchSettings(micro_batches * size, size, config.batch.forward_size),
         evaluate=EvaluateSettings(),
         faults=FaultSettings(stall_seconds=None),
     )
+
+
+def one_by_one(config: Config) -> Config:
+    """The settings with forwards of one micro-batch."""
+    return dataclasses.replace(config, batch=dataclasses.replace(config.batch, forward_size=None))
 
 
 def opened(config: Config, workers: int) -> Config:

@@ -2,6 +2,7 @@
 
 from hvd_imagenet.config.data import DataSettings, DecoderSettings, StreamSettings
 from hvd_imagenet.config.run import (
+    AllreduceSettings,
     CheckpointSettings,
     Config,
     EvaluateSettings,
@@ -11,5 +12,5 @@ from hvd_imagenet.config.run import (
     OptimizerSettings,
 )
 
-__all__ = ["CheckpointSettings", "Config", "DataSettings", "DecoderSettings", "EvaluateSettings"]
+__all__ = ["AllreduceSettings", "CheckpointSettings", "Config", "DataSettings", "DecoderSettings", "EvaluateSettings"]
 __all__ += ["FaultSettings", "LogSettings", "ModelSettings", "OptimizerSettings", "StreamSettings"]

@@ -92,6 +92,27 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True)
+class AllreduceSettings:
+    """How Horovod sums the gradients; the best for a network on its hosts is a matter of measuring.
+
+    Args:
+        cycle_ms: milliseconds from one look at which gradients are ready to the next; null: HOROVOD_CYCLE_TIME, or else
+            Horovod's own 1 on GPUs, and 5 on CPUs, whose cores it takes from the training.
+        fusion_mib: how many MiB of gradients are summed in one go, at most; null: HOROVOD_FUSION_THRESHOLD, or else
+            Horovod's own 128.
+    """
+
+    cycle_ms: float | None = None
+    fusion_mib: float | None = None
+
+    def __post_init__(self):
+        require(self.cycle_ms is None or is_positive(self.cycle_ms), "allreduce.cycle_ms", self.cycle_ms,
+                "give a number of milliseconds above 0, or null")  # fmt: skip
+        require(self.fusion_mib is None or is_positive(self.fusion_mib), "allreduce.fusion_mib", self.fusion_mib,
+                "give a number of MiB above 0, or null")  # fmt: skip
+
+
+@dataclass(frozen=True)
 class LogSettings:
     """What is written down on the way.
 
@@ -196,6 +217,7 @@ class Config:
         epochs: length of the run; it ends at the first step boundary at or after that many epochs.
         seed: of initial weights, order and augmentation; with the settings, it determines the run.
         precision: float32; bf16: forward and backward in bfloat16, weights in float32; float64: CPU, for tests.
+        allreduce: how gradients are summed over the workers.
         log: what is written down on the way.
         checkpoint: when the run is saved.
         evaluate: when the validation set is evaluated, and how.
@@ -212,6 +234,7 @@ class Config:
     epochs: float = 90
     seed: int = 0
     precision: Literal["float32", "bf16", "float64"] = "float32"
+    allreduce: AllreduceSettings = field(default_factory=AllreduceSettings)
     log: LogSettings = field(default_factory=LogSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
@@ -219,6 +242,9 @@ class Config:
 
     def __post_init__(self):
         self.policy(self.data.train_samples or ANY_SIZE)  # what only shows in the whole shows now
+        alone = self.batch.forward_size in (None, self.batch.micro_size)
+        require(alone or not self.model.own, "batch.forward_size", self.batch.forward_size,
+                "a network of your own may draw by chance, or look at other samples: leave it null")  # fmt: skip
         of_keras = self.framework == "torch" and self.model.name.startswith("keras.")
         require(not of_keras, "framework", "torch", f"{self.model.name} is a network of Keras: give keras")
         # How small a network of the user's own makes its images is not known.

@@ -43,9 +43,12 @@ def choose_device(local_rank: int) -> tuple[int, Gpu] | tuple[None, None]:
     return device_id, identify(device_id)
 
 
-def tensors(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """A batch's images and labels in TensorFlow; on a GPU without a copy."""
-    return tuple(map(tensor, batch))
+def joined(batches: list[Batch]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images and labels of batches in TensorFlow; of one, on a GPU without a copy."""
+    images, labels = zip(*batches, strict=True)
+    return tuple(
+        tf.concat(list(map(tensor, part)), 0) if len(part) > 1 else tensor(part[0]) for part in (images, labels)
+    )
 
 
 def tensor(array: Any) -> tf.Tensor:

@@ -8,20 +8,21 @@ import keras
 import tensorflow as tf
 from keras.layers import BatchNormalization
 
+from hvd_imagenet.keras.grouped import fits, take_over
 from hvd_imagenet.keras.names import layers_of
 
 
 class StepStatistics:
     """Takes over the running statistics of a model's batch normalisation layers.
 
-    A layer normalises over its micro-batch alone (section 2.3). Its moving averages, by a momentum of 0, hold the
-    statistics of the last micro-batch. `last` takes them from the layers; their sum over a step's micro-batches,
-    of all workers, divided by the number of these, updates the running statistics, each with its layer's own momentum:
-    r <- (1 - a) r + a * sum / M. Averaging the workers' own running statistics instead is not the same once the
-    workers' shares differ.
+    A layer normalises over each micro-batch alone (section 2.3). Its moving averages, by a momentum of 0, hold the
+    statistics of the last forward, summed over its micro-batches. `last` takes them from the layers; their sum over a
+    step's micro-batches, of all workers, divided by the number of these, updates the running statistics, each with its
+    layer's own momentum: r <- (1 - a) r + a * sum / M. Averaging the workers' own running statistics instead is not the
+    same once the workers' shares differ.
 
     Args:
-        model: its layers' momentum is changed: to be made before anything is traced.
+        model: its layers are changed: to be made before anything is traced.
         images: shape of a micro-batch.
 
     Attributes:
@@ -30,14 +31,19 @@ class StepStatistics:
 
     def __init__(self, model: keras.Model, images: tuple[int, int, int, int]):
         norms = [(name, layer) for name, layer in layers_of(model, BatchNormalization) if layer.trainable]
-        counts = _values_per_channel(model, [layer for _, layer in norms], images)
-        self._layers = [(name, layer) for name, layer in norms if id(layer) in counts]
+        shapes = _shapes_of_inputs(model, [layer for _, layer in norms], images)
+        self._layers = [(name, layer) for name, layer in norms if id(layer) in shapes]
         momenta, unbiased = [], []
         for _, layer in self._layers:
-            count = counts[id(layer)]
+            shape = shapes[id(layer)]
             channels = layer.moving_mean.shape[0]
             momenta += [1 - layer.momentum] * 2 * channels
-            unbiased += [1.0] * channels + [count / (count - 1)] * channels  # Keras's own variance is the biased one
+            if fits(layer, shape):
+                take_over(layer, images[0])
+                unbiased += [1.0] * 2 * channels
+            else:
+                count = shape.num_elements() // channels
+                unbiased += [1.0] * channels + [count / (count - 1)] * channels  # Keras's own variance is biased
             layer.momentum = 0.0
         dtype = keras.config.floatx()
         self._momentum = tf.constant(momenta, dtype)
@@ -45,7 +51,7 @@ class StepStatistics:
         self.running = tf.Variable(self._of_layers(), trainable=False, name="running")
 
     def last(self) -> tf.Tensor:
-        """The statistics of the micro-batch that was just normalised, same layout."""
+        """The statistics of the last forward, summed over its micro-batches; same layout."""
         return self._of_layers() * self._unbiased
 
     def update(self, sums: tf.Tensor, micro_batches: tf.Tensor) -> None:
@@ -85,16 +91,17 @@ class StepStatistics:
             start += 2 * channels
 
 
-def _values_per_channel(model: keras.Model, norms: list[BatchNormalization], images: tuple[int, ...]) -> dict[int, int]:
-    """By the layers' ids, over how many values each takes its statistics; found by tracing the model once."""
+def _shapes_of_inputs(
+    model: keras.Model, norms: list[BatchNormalization], images: tuple[int, ...]
+) -> dict[int, tf.TensorShape]:
+    """By the layers' ids, what each normalises of a micro-batch; found by tracing the model once."""
     found = {}
 
     def recording(layer: BatchNormalization):
         call = layer.call
 
         def recorded(inputs, *rest, **options):
-            shape = inputs.shape.as_list()
-            found[id(layer)] = tf.TensorShape(shape).num_elements() // shape[layer.axis]
+            found[id(layer)] = inputs.shape
             return call(inputs, *rest, **options)
 
         return recorded

@@ -8,7 +8,8 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-from hvd_imagenet.joining import set_horovod_defaults
+from hvd_imagenet.config import AllreduceSettings
+from hvd_imagenet.joining import set_horovod
 from hvd_imagenet.keras.device import choose_device
 
 
@@ -29,7 +30,7 @@ def on_gpu() -> bool:
 
 def start(stall_seconds: float) -> dict[str, Any]:
     """Meet all other workers: how many there are, which one this is, and whether MPI or Gloo brought them together."""
-    set_horovod_defaults(on_gpu(), stall_seconds)
+    set_horovod(AllreduceSettings(), on_gpu(), stall_seconds)
     hvd.init()
     choose_device(hvd.local_rank())
     return {"rank": hvd.rank(), "size": hvd.size(), "controller": "MPI" if hvd.mpi_enabled() else "Gloo"}

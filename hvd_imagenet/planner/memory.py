@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from hvd_imagenet.planner.step import Step
 
-DECODED_AHEAD = 7  # micro-batches: 3 in DALI, 2 that wait for the training, 2 that the device may still read
+AHEAD = 5  # micro-batches: 3 in DALI, 2 that wait for the training
+IN_USE = 2  # forwards that the device may still read
 IMAGE_ELEMENT, COLOURS = 4, 3  # decoded images are float32
 COPIES = {"weights": 1, "gradients": 1, "momentum": 1}
 
 
-def memory(step: Step, image_size: int) -> dict[str, float]:
+def memory(step: Step, image_size: int, at_once: int) -> dict[str, float]:
     """Bytes by what they are for.
 
-    Counted are weights, gradients and momentum; what the forward of a micro-batch keeps for its backward (what each
-    convolution, ReLU and max-pooling gives); decoded images, ahead of the training and in use; and Horovod's fusion
+    Counted are weights, gradients and momentum; what a forward keeps for its backward (what each convolution, ReLU and
+    max-pooling gives); decoded images, ahead of the training and in use; and Horovod's fusion
     buffer. What the frameworks and CUDA take for themselves, cuDNN's workspaces and DALI's decoders come on top.
+
+    Args:
+        at_once: images of a forward, a multiple of the micro-batch.
     """
     network = step.network
     values = sum(layer.saved for layer in network.costs) * network.activation
     others = sum(layer.saved_bytes for layer in network.costs)
+    decoded = AHEAD * step.images + IN_USE * at_once
     counted = {what: float(copies * network.gradient_bytes) for what, copies in COPIES.items()}
-    counted["activations"] = float(step.images * (values + others))
-    counted["decoded images"] = float(DECODED_AHEAD * step.images * COLOURS * IMAGE_ELEMENT * image_size**2)
+    counted["activations"] = float(at_once * (values + others))
+    counted["decoded images"] = float(decoded * COLOURS * IMAGE_ELEMENT * image_size**2)
     if step.cluster.workers > 1:
         counted["fusion buffer"] = float(step.transport.fusion)
     return counted

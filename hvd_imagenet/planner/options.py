@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hvd_imagenet.config import Config
+from hvd_imagenet.config import AllreduceSettings, Config
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.planner import measured, units
 from hvd_imagenet.planner.calibration import micro_batch_seconds
@@ -61,7 +61,7 @@ def planned(options: Any, config: Config, environment: Mapping[str, str]) -> tup
             '--bench: and --step-ms; give one of them (a file {"bench": "step", ...} can stand beside others)'
         )
     known = measured.read(given["bench"] or [])
-    transport = _transport(given, known.links, environment)
+    transport = _transport(given, known.links, config.allreduce, environment)
     cluster = _cluster(given, config, transport, known.links)
     spread = _spread(given)
     network = Network.of(config)
@@ -79,7 +79,9 @@ def planned(options: Any, config: Config, environment: Mapping[str, str]) -> tup
         raise SettingsError(f"--workers: {cluster.workers}; are too many: {error}") from None
 
 
-def _transport(given: Given, links: measured.Links | None, environment: Mapping[str, str]) -> Transport:
+def _transport(
+    given: Given, links: measured.Links | None, settings: AllreduceSettings, environment: Mapping[str, str]
+) -> Transport:
     name = given["transport"]
     if name is None and links and links.transport in TRANSPORTS:
         name = links.transport
@@ -87,7 +89,7 @@ def _transport(given: Given, links: measured.Links | None, environment: Mapping[
         name = given.assume("nccl", "NCCL sums the gradients, on GPUs (--transport)")
     if name.lower() not in TRANSPORTS:
         raise SettingsError(f"--transport: {name}; give one of {', '.join(TRANSPORTS)}")
-    return as_set(TRANSPORTS[name.lower()], environment)
+    return as_set(TRANSPORTS[name.lower()], settings, environment)
 
 
 def _cluster(given: Given, config: Config, transport: Transport, links: measured.Links | None) -> Cluster:

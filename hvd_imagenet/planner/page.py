@@ -38,7 +38,7 @@ def as_json(run: Run, assumed: list[str]) -> str:
         "cluster": _cluster(run),
         "step": _step(run),
         "allreduce": _allreduce(run),
-        "memory": memory(run.main_step, config.data.image_size),
+        "memory": memory(run.main_step, config.data.image_size, run.at_once),
         "warnings": warnings(run),
         "assumed": assumed,
         "table": [_row(other) for other in run.others()],
@@ -109,7 +109,7 @@ def _lines(run: Run) -> list[tuple[str, str]]:
     waits = f", waiting for the slowest node {milliseconds(step.slowest)}" if step.slowest else ""
     reduces = f", all-reduce not hidden by the backward {milliseconds(step.exposed)}" if cluster.workers > 1 else ""
     feeds = f"; but its images take {milliseconds(step.seconds)} to come" if step.seconds > step.working else ""
-    needed = memory(step, run.config.data.image_size)
+    needed = memory(step, run.config.data.image_size, run.at_once)
     return lines + [
         ("step", f"{milliseconds(step.working)}: computing {milliseconds(step.computing)}{waits}{reduces}{feeds}"),
         ("efficiency", f"{run.efficiency:.1%} of {cluster.workers:,} times a worker that is alone"),

@@ -69,6 +69,13 @@ class Run:
         """The step in which most of the run's images are taken."""
         return self.step(max(self.steps, key=lambda count: count * self.steps[count]))
 
+    @property
+    def at_once(self) -> int:
+        """Images of a forward of the main step; where that is measured first, of one micro-batch."""
+        batch = self.recipe.batch
+        shared = -(-self.main_step.micro_batches // self.cluster.workers) * batch.micro_size
+        return min(shared, batch.forward_size) if isinstance(batch.forward_size, int) else batch.micro_size
+
     @cached_property
     def seconds(self) -> float:
         return sum(count * self.step(micro_batches).seconds for micro_batches, count in self.steps.items())

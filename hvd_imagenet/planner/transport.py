@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from hvd_imagenet.config import AllreduceSettings
 from hvd_imagenet.planner import units
 from hvd_imagenet.planner.allreduce import ALGORITHMS
 from hvd_imagenet.planner.cluster import Cluster, Link
@@ -83,8 +84,8 @@ def fused(sizes: list[int], limit: int) -> list[int]:
     return together
 
 
-def as_set(transport: Transport, environment: Mapping[str, str]) -> Transport:
-    """A transport as the job's environment sets it, if it does.
+def as_set(transport: Transport, settings: AllreduceSettings, environment: Mapping[str, str]) -> Transport:
+    """A transport as the run's settings have it, and where these leave it open, the job's environment, if it does.
 
     Raises:
         SettingsError: to what makes no sense.
@@ -97,6 +98,10 @@ def as_set(transport: Transport, environment: Mapping[str, str]) -> Transport:
         remedy = "give a number of milliseconds from 0 on"
         cycle = units.number(CYCLE_VARIABLE, environment[CYCLE_VARIABLE], remedy, zero=True)
         transport = replace(transport, cycle=cycle / 1000)
+    if settings.fusion_mib is not None:
+        transport = replace(transport, fusion=round(settings.fusion_mib * 2**20))
+    if settings.cycle_ms is not None:
+        transport = replace(transport, cycle=settings.cycle_ms / 1000)
     return transport
 
 

@@ -45,11 +45,15 @@ class BatchSettings:
         global_size: samples per step over all workers (the paper's kn); or a ramp, a table {epoch: samples}.
         micro_size: samples that one forward pass and its batch normalisation see (the paper's n).
             It is a hyper-parameter of the model, whatever the number of workers (section 2.3).
+        forward_size: samples that run through the network at once, a multiple of micro_size: several micro-batches,
+            each with a batch normalisation of its own, so that nothing changes but the speed. auto: measured when
+            training starts; null: one micro-batch.
         grow: grow the batch at the schedule's milestones instead of dividing the rate.
     """
 
     global_size: int | dict[float, int] = 256
     micro_size: int = 32
+    forward_size: int | Literal["auto"] | None = None
     grow: GrowSettings = field(default_factory=GrowSettings)
 
     def __post_init__(self):
@@ -74,6 +78,10 @@ class BatchSettings:
                 size,
                 f"must be a multiple of batch.micro_size ({self.micro_size}): {remedy}",
             )
+        size = self.forward_size
+        whole = isinstance(size, int) and size > 0 and size % self.micro_size == 0
+        require(whole or size in ("auto", None), "batch.forward_size", size,
+                f"give a multiple of batch.micro_size ({self.micro_size}), auto or null")  # fmt: skip
         limit = self.grow.limit
         largest = max(size for _, size in ramp)
         require(

@@ -18,8 +18,9 @@ from hvd_imagenet.backend import Batch, InUse, NormBatches, Pulse, State, requir
 from hvd_imagenet.config import Config
 from hvd_imagenet.cores import keep_to
 from hvd_imagenet.errors import LostContactError, SettingsError
+from hvd_imagenet.forwards import fastest, forwards, most_per_forward
 from hvd_imagenet.host import cores_per_worker, own_cores, require_own_gpus, this_place
-from hvd_imagenet.joining import meet_workers, set_horovod_defaults
+from hvd_imagenet.joining import meet_workers, set_horovod
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
@@ -48,7 +49,7 @@ class Backend:
     """
 
     def __init__(self, config: Config):
-        set_horovod_defaults(torch.cuda.is_available(), config.faults.stall_seconds)
+        set_horovod(config.allreduce, torch.cuda.is_available(), config.faults.stall_seconds)
         self.pulse = Pulse()
         meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()
@@ -69,7 +70,8 @@ class Backend:
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bf16")
         self._model = build(config.model, config.data.image_size, config.seed, self._dtype, self._device)
         self._seed = config.seed if config.model.own else None  # no other network draws anything
-        self._statistics = StepStatistics(self._model)
+        self._most = most_per_forward(config.batch, self.size)
+        self._statistics = StepStatistics(self._model, config.batch.micro_size, self._most)
         require_statistics(config.evaluate.precise_bn, config.model.name, len(self._statistics.running))
         self._optimizer = sgd(self._model, config.optimizer)
         self._gradients = GradientSum(self._model)
@@ -79,6 +81,23 @@ class Backend:
         self._in_use = InUse()
         self._late = 0 if self.device_id is None else 1  # steps that the device may be behind
         self._steps = TakenSteps(self._late)
+        if config.batch.forward_size == "auto":
+            self._most = fastest(self._most, partial(self._try_forward, config), self.gather)
+
+    def _try_forward(self, config: Config, micro_batches: int) -> None:
+        """Forward and backward of so many made-up micro-batches; raises MemoryError where there is too little."""
+        images, size = config.batch.micro_size, config.data.image_size
+        shape = images, size, size, 3
+        batch = Batch(torch.zeros(shape, device=self._device), torch.zeros(images, dtype=int, device=self._device))
+        try:
+            means, _ = self._forward([batch] * micro_batches, torch.zeros_like(self._tail))
+            means.sum().backward()
+        except torch.OutOfMemoryError:
+            raise MemoryError from None
+        finally:
+            self._optimizer.zero_grad()
+        if self.device_id is not None:
+            torch.cuda.synchronize()
 
     @_in_contact()
     def train_step(
@@ -86,24 +105,26 @@ class Backend:
     ) -> None:
         start = self._now()
         first, end = share(plan.micro_batches, self.rank, self.size)
-        self._model.train()
+        if not self._model.training:
+            self._model.train()
         self._statistics.sums.zero_()
         times = self._times.popleft()() if len(self._times) > self._late else Times()
         tail = torch.from_numpy(own_tail(self.rank, self.size, stop, times)).to(self._dtype)
         self._tail.copy_(tail, non_blocking=True)  # of another type, it would wait for the device
-        losses, batches = {}, Awaited(micro_batches, self._now)
-        for number, batch in enumerate(batches, first):
+        losses, waiting, number = {}, Awaited(micro_batches, self._now), first
+        for batches in forwards(waiting, end - first, self._most):
             self.pulse = self.pulse.worked()
             self._sow(plan.samples_seen, number)
-            loss, _ = self._forward(batch, self._tail)
-            losses[number] = loss.detach()
-            self._statistics.add()
-            if number + 1 == end:
+            means, _ = self._forward(batches, self._tail)
+            losses[number] = means.detach()
+            number += len(batches)
+            self._statistics.add(len(batches))
+            if number == end:
                 vector, wait = self._start_step_vector()
                 self._gradients.start()
             # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
-            (loss / plan.micro_batches).backward()
-            self._hold(batch)
+            (means.sum() / plan.micro_batches).backward()
+            self._hold(batches)
         ready = self._now()
         self._gradients.finish()
         summed = self._now()
@@ -117,7 +138,7 @@ class Backend:
         tail = vector[len(self._statistics.sums) :]
         self._statistics.update(vector[: -len(tail)], plan.micro_batches)
         waited = partial(ready.seconds_until, summed) if self.size > 1 else float
-        self._times.append(partial(_times, batches.seconds, waited, partial(start.seconds_until, self._now())))
+        self._times.append(partial(_times, waiting.seconds, waited, partial(start.seconds_until, self._now())))
         self._steps.add(plan, losses, _on_the_way_to_the_host(tail, of_parameters))
 
     def _now(self) -> Moment:
@@ -134,31 +155,31 @@ class Backend:
         if self._seed is not None:
             torch.manual_seed(*own.noise_seeds(self._seed, samples_seen, number, 1))
 
-    def _images(self, batch: Batch) -> torch.Tensor:
-        """A batch's images, shape (n, 3, height, width); on a GPU without a copy."""
-        return torch.from_dlpack(batch.images).permute(0, 3, 1, 2).to(self._dtype)
+    def _images(self, batches: list[Batch]) -> torch.Tensor:
+        """The images of batches, shape (n, 3, height, width); of one, on a GPU without a copy."""
+        return _joined([batch.images for batch in batches]).permute(0, 3, 1, 2).to(self._dtype)
 
-    def _forward(self, batch: Batch, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean loss of a batch, and its best answers; its summed loss, top-1, top-5 and size are added to the first
-        of `sums`."""
-        labels = torch.from_dlpack(batch.labels)
+    def _forward(self, batches: list[Batch], sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss of each of some batches of one size, shape (batches,), and the best answers to all; their
+        summed loss, top-1, top-5 and size are added to the first of `sums`."""
+        labels = _joined([batch.labels for batch in batches])
         with self._autocast:
-            scores = self._model(self._images(batch))
+            scores = self._model(self._images(batches))
         scores = scores.to(self._dtype)
-        loss = F.cross_entropy(scores, labels)
+        losses = F.cross_entropy(scores, labels, reduction="none")
         with torch.no_grad():
             best = scores.topk(min(5, scores.shape[1])).indices
-            right = best == labels[:, None]
-            samples = loss.new_full((), len(labels))
-            sums[:SUMS] += torch.stack([loss * samples, right[:, 0].sum(), right.sum(), samples])
-        return loss, best
+            right = (best == labels[:, None]).to(self._dtype)
+            of_samples = torch.stack([losses, right[:, 0], right.sum(1), torch.ones_like(losses)])
+            sums[:SUMS] += of_samples.sum(1)
+        return losses.view(len(batches), -1).mean(1), best
 
-    def _hold(self, batch: Batch) -> None:
-        """Keep a batch until the device has done with it what it was told so far."""
+    def _hold(self, batches: list[Batch]) -> None:
+        """Keep batches until the device has done with them what it was told so far."""
         if self.device_id is not None:
             event = torch.cuda.Event()
             event.record()
-            self._in_use.hold(batch, event.synchronize)
+            self._in_use.hold(batches, event.synchronize)
 
     def take_totals(self, wait: bool) -> list[tuple[StepPlan, StepTotals]]:
         return self._steps.take(wait)
@@ -180,10 +201,10 @@ class Backend:
         sums = torch.zeros(SUMS, dtype=torch.float64, device=self._device)  # exact for any number of samples
         for batch in batches if whole else ():
             self.pulse = self.pulse.worked()
-            _, best = self._forward(batch, sums)
+            _, best = self._forward([batch], sums)
             if answered:
                 answered(best.cpu().numpy())
-            self._hold(batch)
+            self._hold([batch])
         self.pulse = self.pulse.met()
         if norm:
             self._statistics.use_running()  # which a frozen layer normalises by in training, too
@@ -203,9 +224,9 @@ class Backend:
             # What a user's own layers keep is as it was for each micro-batch, whoever has it, and stays so.
             copies = {name: buffer.clone() for name, buffer in kept.items()}
             with self._autocast:
-                torch.func.functional_call(self._model, copies, (self._images(batch),))
+                torch.func.functional_call(self._model, copies, (self._images([batch]),))
             statistics.add()
-            self._hold(batch)
+            self._hold([batch])
             taken += 1
         vector = torch.cat([statistics.sums, statistics.sums.new_tensor([taken])])
         self.pulse = self.pulse.met()
@@ -232,6 +253,12 @@ class Backend:
     def gather(self, value: Any) -> list[Any]:
         self.pulse = self.pulse.met()
         return hvd.allgather_object(value, name="gather")
+
+
+def _joined(arrays: list[Any]) -> torch.Tensor:
+    """What has ``__dlpack__`` as one tensor; a single one without a copy."""
+    first, *others = map(torch.from_dlpack, arrays)
+    return torch.cat([first, *others]) if others else first
 
 
 def _times(*seconds: Callable[[], float]) -> Times:

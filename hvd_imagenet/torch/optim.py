@@ -36,7 +36,8 @@ def sgd(model: nn.Module, settings: OptimizerSettings) -> torch.optim.SGD:
     added to the aggregated gradient (remark 1). The learning rate is set before each step.
     """
     groups = sgd_param_groups(model, settings.weight_decay)
-    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov)
+    # Fused: one pass over the memory in place of five, on a CPU as on a GPU.
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
 
 
 def norms_of(model: nn.Module) -> torch.Tensor:
@@ -70,8 +71,9 @@ class GradientSum:
         self._waits: dict[str, Callable[[], object]] = {}
         self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._active = False
-        for name, parameter in self._parameters:
-            parameter.register_post_accumulate_grad_hook(lambda p, name=name: self._ready(name, p))
+        if hvd.size() > 1:
+            for name, parameter in self._parameters:
+                parameter.register_post_accumulate_grad_hook(lambda p, name=name: self._ready(name, p))
 
     def start(self) -> None:
         """Sum what the next backward leaves in the gradients: call it before the last micro-batch's."""
@@ -81,8 +83,9 @@ class GradientSum:
         """Wait until every gradient is the sum over all workers."""
         self._active = False
         for name, parameter in self._parameters:
-            if name not in self._waits:  # not reached on this worker, but perhaps on another, which waits for us
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            if parameter.grad is None:  # not reached on this worker, but perhaps on another, which waits for us
+                parameter.grad = torch.zeros_like(parameter)
+            if name not in self._waits and hvd.size() > 1:
                 self._reduce(name, parameter.grad)
         for wait in self._waits.values():
             wait()

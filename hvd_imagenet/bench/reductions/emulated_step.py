@@ -10,7 +10,8 @@ import horovod.torch as hvd
 import torch
 
 from hvd_imagenet.bench.work import Work
-from hvd_imagenet.joining import meet_workers, set_horovod_defaults
+from hvd_imagenet.config import AllreduceSettings
+from hvd_imagenet.joining import meet_workers, set_horovod
 from hvd_imagenet.torch.optim import sum_over_workers
 from hvd_imagenet.totals import tail_length
 
@@ -25,10 +26,18 @@ class Emulated(Work):
         statistics: how many the running statistics are.
         gradients: when each is ready, as a part of all those seconds, its name, and how many numbers it has; in the
             order of time.
+        allreduce: the settings of that name.
     """
 
-    def __init__(self, seconds: float, forward: float, statistics: int, gradients: list[tuple[float, str, int]]):
-        set_horovod_defaults(on_gpu=False, stall_seconds=None)
+    def __init__(
+        self,
+        seconds: float,
+        forward: float,
+        statistics: int,
+        gradients: list[tuple[float, str, int]],
+        allreduce: dict[str, Any],
+    ):
+        set_horovod(AllreduceSettings(**allreduce), on_gpu=False, stall_seconds=None)
         meet_workers(hvd)
         torch.set_num_threads(1)
         self.rank, self.size = hvd.rank(), hvd.size()

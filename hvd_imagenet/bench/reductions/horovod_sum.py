@@ -9,7 +9,8 @@ import torch
 
 from hvd_imagenet.bench.reductions import elements
 from hvd_imagenet.bench.work import Work
-from hvd_imagenet.joining import meet_workers, set_horovod_defaults
+from hvd_imagenet.config import AllreduceSettings
+from hvd_imagenet.joining import meet_workers, set_horovod
 from hvd_imagenet.torch.device import choose_device
 
 
@@ -17,7 +18,7 @@ class Sum(Work):
     """Several tensors are one group."""
 
     def __init__(self):
-        set_horovod_defaults(torch.cuda.is_available(), stall_seconds=None)
+        set_horovod(AllreduceSettings(), torch.cuda.is_available(), stall_seconds=None)
         meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()
         device_id, _ = choose_device(hvd.local_rank())

@@ -17,9 +17,10 @@ from hvd_imagenet.keras.names import layers_of
 class Loop(Work):
     """One function of TensorFlow's: forward, backward, and Keras's SGD; nothing is counted."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, parts: int):
         prepared(config)
-        self.amount = config.batch.micro_size
+        self._parts = parts
+        self.amount = parts * config.batch.micro_size
         images, labels = made_up(config)
         self._images = tf.constant(images, keras.config.floatx())
         self._labels = tf.constant(labels)
@@ -41,11 +42,14 @@ class Loop(Work):
         float(self._loss)
 
     def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            scores = tf.cast(self._model(images, training=True), keras.config.floatx())
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, scores))
         variables = [variable.value for variable in self._model.trainable_variables]
-        self._optimizer.apply(tape.gradient(loss, variables))
+        gradients = []
+        for _ in range(self._parts):
+            with tf.GradientTape() as tape:
+                scores = tf.cast(self._model(images, training=True), keras.config.floatx())
+                loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, scores)) / self._parts
+            gradients.append(tape.gradient(loss, variables))
+        self._optimizer.apply([tf.add_n(each) for each in zip(*gradients, strict=True)])
         return loss
 
 
@@ -59,4 +63,4 @@ def prepared(config: Config) -> None:
 
 
 def work(task: Task) -> Loop:
-    return Loop(task.settings())
+    return Loop(task.settings(), task.micro_batches)

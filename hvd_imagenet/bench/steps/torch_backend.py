@@ -38,9 +38,9 @@ class Timed(Backend):
         self._forwards, self._updates = [], []
         return forward, update
 
-    def _forward(self, batch: Batch, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, batches: list[Batch], sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         start = self._now()
-        result = super()._forward(batch, sums)
+        result = super()._forward(batches, sums)
         self._forwards.append((start, self._now()))
         return result
 
