@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -102,6 +103,15 @@ def test_a_timed_step_takes_the_same_and_tells_its_parts(tmp_path):
     assert list(told) == ["data", "communication", "forward", "backward", "update"]
     assert told["communication"] == 0 and min(told["forward"], told["backward"], told["update"]) > 0
     assert told["backward"] > told["update"]
+
+
+def test_forwards_that_are_tried_at_the_start_are_no_part_of_a_step(tmp_path):
+    config = replace(small("torch"), batch=BatchSettings(16, 8, "auto"))
+    timed = work("ours", task(config, tmp_path, 2, timed=True))
+    assert timed._backend._forwards == []
+    timed.take(2)
+    timed.finish()
+    assert timed.told()["forward"] > 0
 
 
 def test_made_up_images():

@@ -20,9 +20,10 @@ class Timed(Backend):
     """
 
     def __init__(self, config: Config):
-        super().__init__(config)
         self._forwards: list[tuple[Moment, Moment]] = []
         self._updates: list[tuple[Moment, Moment]] = []
+        super().__init__(config)
+        self._forwards.clear()  # of those by which it may have found the best number of micro-batches in a forward
         self._update_begins = self._now()
         self._optimizer.register_step_pre_hook(self._before_update)
 
