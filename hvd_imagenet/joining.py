@@ -29,8 +29,6 @@ def set_horovod(allreduce: AllreduceSettings, on_gpu: bool, stall_seconds: float
         os.environ["HOROVOD_CYCLE_TIME"] = str(allreduce.cycle_ms)
     elif not on_gpu:
         os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
-    if allreduce.fusion_mib is not None:
-        os.environ["HOROVOD_FUSION_THRESHOLD"] = str(round(allreduce.fusion_mib * 2**20))
     os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(math.ceil(stall_seconds or NO_STALL) + 30))
 
 

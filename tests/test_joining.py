@@ -7,7 +7,7 @@ import pytest
 from hvd_imagenet.config import AllreduceSettings
 from hvd_imagenet.joining import set_horovod
 
-CYCLE, FUSION, PATIENCE = "HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD", "HOROVOD_GLOO_TIMEOUT_SECONDS"
+CYCLE, PATIENCE = "HOROVOD_CYCLE_TIME", "HOROVOD_GLOO_TIMEOUT_SECONDS"
 
 
 @pytest.mark.parametrize(
@@ -15,9 +15,8 @@ CYCLE, FUSION, PATIENCE = "HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD", "HOR
     [
         ({}, False, {}, {CYCLE: "5"}),
         ({}, True, {}, {}),
-        ({}, False, {CYCLE: "2", FUSION: "7"}, {CYCLE: "2", FUSION: "7"}),
+        ({}, False, {CYCLE: "2"}, {CYCLE: "2"}),
         ({"cycle_ms": 20}, True, {CYCLE: "2"}, {CYCLE: "20"}),
-        ({"fusion_mib": 1.5}, True, {FUSION: "7"}, {FUSION: "1572864"}),
     ],
 )
 def test_settings_come_before_the_environment_and_that_before_our_defaults(
@@ -28,7 +27,6 @@ def test_settings_come_before_the_environment_and_that_before_our_defaults(
     assert os.environ == {**after, PATIENCE: "43"}
 
 
-@pytest.mark.parametrize("name", ["cycle_ms", "fusion_mib"])
-def test_none_of_them_may_be_nothing(name):
-    with pytest.raises(ValueError, match=f"allreduce.{name}: 0; give a number of"):
-        AllreduceSettings(**{name: 0})
+def test_a_cycle_takes_time():
+    with pytest.raises(ValueError, match="allreduce.cycle_ms: 0; give a number of milliseconds above 0, or null"):
+        AllreduceSettings(cycle_ms=0)

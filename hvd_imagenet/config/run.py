@@ -93,23 +93,18 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class AllreduceSettings:
-    """How Horovod sums the gradients; the best for a network on its hosts is a matter of measuring.
+    """How Horovod sums the gradients.
 
     Args:
         cycle_ms: milliseconds from one look at which gradients are ready to the next; null: HOROVOD_CYCLE_TIME, or else
             Horovod's own 1 on GPUs, and 5 on CPUs, whose cores it takes from the training.
-        fusion_mib: how many MiB of gradients are summed in one go, at most; null: HOROVOD_FUSION_THRESHOLD, or else
-            Horovod's own 128.
     """
 
     cycle_ms: float | None = None
-    fusion_mib: float | None = None
 
     def __post_init__(self):
         require(self.cycle_ms is None or is_positive(self.cycle_ms), "allreduce.cycle_ms", self.cycle_ms,
                 "give a number of milliseconds above 0, or null")  # fmt: skip
-        require(self.fusion_mib is None or is_positive(self.fusion_mib), "allreduce.fusion_mib", self.fusion_mib,
-                "give a number of MiB above 0, or null")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,6 @@ def as_set(transport: Transport, settings: AllreduceSettings, environment: Mappi
         remedy = "give a number of milliseconds from 0 on"
         cycle = units.number(CYCLE_VARIABLE, environment[CYCLE_VARIABLE], remedy, zero=True)
         transport = replace(transport, cycle=cycle / 1000)
-    if settings.fusion_mib is not None:
-        transport = replace(transport, fusion=round(settings.fusion_mib * 2**20))
     if settings.cycle_ms is not None:
         transport = replace(transport, cycle=settings.cycle_ms / 1000)
     return transport
