@@ -30,6 +30,7 @@ FLOORS = {
     "backend": 2,
     "totals": 2,
     "forwards": 2,
+    "buckets": 1,
     "host": 2,
     "hosts": 2,
     "joining": 2,

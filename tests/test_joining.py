@@ -24,9 +24,10 @@ def test_settings_come_before_the_environment_and_that_before_our_defaults(
 ):
     monkeypatch.setattr(os, "environ", before.copy())
     set_horovod(AllreduceSettings(**settings), on_gpu, 12.5)
-    assert os.environ == {**after, PATIENCE: "43"}
+    assert os.environ == {**after, PATIENCE: "43", "HOROVOD_FUSION_THRESHOLD": "0"}
 
 
-def test_a_cycle_takes_time():
-    with pytest.raises(ValueError, match="allreduce.cycle_ms: 0; give a number of milliseconds above 0, or null"):
-        AllreduceSettings(cycle_ms=0)
+@pytest.mark.parametrize(("name", "unit"), [("cycle_ms", "milliseconds"), ("bucket_mib", "MiB")])
+def test_none_of_them_may_be_nothing(name, unit):
+    with pytest.raises(ValueError, match=f"allreduce.{name}: 0; give a number of {unit} above 0, or null"):
+        AllreduceSettings(**{name: 0})

@@ -9,7 +9,7 @@ from hvd_imagenet.planner.cluster import Cluster, Link
 from hvd_imagenet.planner.memory import AHEAD, IN_USE, memory
 from hvd_imagenet.planner.run import Run, with_batch
 from hvd_imagenet.planner.step import Network, Speed, Step, largest_of
-from hvd_imagenet.planner.transport import TRANSPORTS, Transport, fused
+from hvd_imagenet.planner.transport import TRANSPORTS, Transport
 
 SLOW, FAST = Link(1e-3, 100), Link(1e-4, 1000)  # seconds and bytes per second
 FREE = Link(0, 1e15)
@@ -159,44 +159,29 @@ def test_gradients_are_ready_in_the_order_of_the_backward():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "limit", "expected"),
-    [
-        ([3, 4, 5], 12, [12]),
-        ([3, 4, 5], 11, [7, 5]),
-        ([3, 4, 5], 6, [3, 4, 5]),
-        ([10, 1], 5, [10, 1]),
-        ([1, 2], 0, [1, 2]),
-        ([], 5, []),
-    ],
-)
-def test_fusion(sizes, limit, expected):
-    assert fused(sizes, limit) == expected
-
-
-@pytest.mark.parametrize(
     ("blocks", "tensors", "end"),
     [
         # Half a cycle, 0.08 s to agree on what is ready, 1 s to send 100 bytes.
         (True, [(0.0, 100)], 0.5 + 0.08 + 1),
         # The first is long over when the second comes, which is as exposed as if it were alone.
         (True, [(0.0, 100), (10.0, 100)], 10 + 0.5 + 0.08 + 1),
-        # The second and third come while the first is sent, until 10.58: they go together when that is over ...
+        # The second and third come while the first is sent, until 10.58: they are agreed on when that is over ...
         (True, [(0.0, 1000), (1.0, 100), (2.0, 100)], 0.58 + 10 + 0.08 + 2),
-        # ... or are agreed on meanwhile, and wait in the queue of the GPU.
+        # ... or meanwhile, and wait in the queue of the GPU.
         (False, [(0.0, 1000), (1.0, 100), (2.0, 100)], 0.58 + 10 + 2),
-        # Those that are ready together go together, up to 2,000 bytes.
+        # Those that are ready together are agreed on together.
         (True, [(0.0, 1500), (0.0, 500)], 0.58 + 20),
         (True, [], 0.0),
     ],
 )
 def test_cycles(blocks, tensors, end):
     """Two hosts, 100 bytes per second, no latency, a look every second; 8 bytes to agree."""
-    transport = Transport("test", ("ring",), blocks, 1.0, FREE, fusion=2000)
+    transport = Transport("test", ("ring",), blocks, 1.0, FREE)
     assert transport.finished(cluster(2, 1, Link(0, 100)), tensors) == pytest.approx(end, rel=1e-9)
 
 
-def test_what_is_fused_is_copied():
-    """100 bytes at 400 bytes per second, in and out."""
+def test_buckets_are_filled():
+    """100 bytes at 400 bytes per second."""
     transport = Transport("test", ("ring",), True, 1.0, FREE, copying=400)
     assert transport.finished(cluster(2, 1, Link(0, 100)), [(0.0, 100)]) == pytest.approx(0.58 + 1 + 0.25)
 
@@ -237,7 +222,7 @@ def test_the_slowest_share(micro_batches, count, share):
 def test_a_step_is_computing_waiting_and_what_is_left_of_the_all_reduce():
     """On links that cost nothing, half a cycle of 1 ms is left. With a spread of 0.1, 2 nodes wait 0.059 x 0.12 s."""
     free, spread = step(8, 8), step(8, 2, 1, spread=0.1)
-    assert free.exposed == pytest.approx(0.5e-3, rel=1e-6)
+    assert free.exposed == pytest.approx(0.5e-3, rel=1e-4)
     assert free.seconds == pytest.approx(0.1205)
     assert spread.slowest == pytest.approx(4 * 0.12 * 0.1 * 0.5895, rel=1e-3)
     assert spread.seconds == pytest.approx(4 * 0.12 + spread.slowest + 0.5e-3)
@@ -286,12 +271,12 @@ def test_memory():
     found = memory(step(8, 8), 224, 32)
     assert found["weights"] == found["gradients"] == found["momentum"] == 4 * 25_557_032
     assert found["decoded images"] == 7 * 32 * 3 * 4 * 224**2
-    assert found["fusion buffer"] == 128 * 2**20
+    assert found["buckets"] == found["gradients"]
     assert found["activations"] == pytest.approx(2.73e9, rel=0.01)
     twice = memory(step(8, 8), 224, 64)
     assert twice["activations"] == 2 * found["activations"]
     assert twice["decoded images"] == (5 * 32 + 2 * 64) * 3 * 4 * 224**2
-    assert "fusion buffer" not in memory(step(8, 1), 224, 32)
+    assert "buckets" not in memory(step(8, 1), 224, 32)
 
 
 def planned(recipe, workers, per_node=8, *options, milliseconds=120.0, spread=0.05):

@@ -11,9 +11,10 @@ from torch import nn
 
 from hvd_imagenet.config import OptimizerSettings
 from hvd_imagenet.stream import share
+from hvd_imagenet.torch.gradients import GradientSum
 from hvd_imagenet.torch.model import build_model
 from hvd_imagenet.torch.norm import StepStatistics
-from hvd_imagenet.torch.optim import GradientSum, contiguous_view, sgd, sgd_param_groups
+from hvd_imagenet.torch.optim import contiguous_view, sgd, sgd_param_groups
 from hvd_imagenet.torch.state import _sum_of_bits
 
 pytestmark = pytest.mark.one_launch
@@ -72,8 +73,10 @@ class Branches(nn.Module):
         return (y * self.scale).sum() if hvd.rank() == 0 else y.sum()
 
 
+@pytest.mark.parametrize("mib", [None, 2e-4])
 @pytest.mark.parametrize("workers", [2])
-def test_gradients_are_summed_once_in_the_last_backward(workers):
+def test_gradients_are_summed_once_in_the_last_backward(workers, mib):
+    """In one bucket and in several: gradients of 864 (a convolution's weight), 32 (its bias), 32 and 16 bytes."""
     hvd.init()
     torch.manual_seed(0)
     model = Branches().double().to(memory_format=torch.channels_last)
@@ -87,7 +90,8 @@ def test_gradients_are_summed_once_in_the_last_backward(workers):
             for name, gradient in zip(("conv.weight", "conv.bias", "scale"), found, strict=True):
                 expected[name] += 0 if gradient is None else gradient
 
-    gradients = GradientSum(model)
+    gradients = GradientSum(model, mib)
+    assert len(gradients._buckets) == (1 if mib is None else 3)
     for _ in range(2):  # twice: nothing is left over from the first time
         model.zero_grad()
         first, last = (model(images.to(memory_format=torch.channels_last)) for images in inputs[hvd.rank()])

@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 
 from hvd_imagenet.bench.training import BACKWARD
+from hvd_imagenet.buckets import buckets
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.models.spec import RESNETS
@@ -16,13 +17,12 @@ from hvd_imagenet.planner.layers import Layer
 
 FORWARD = 1 / (1 + BACKWARD)  # of a step
 WORD = 4  # bytes of a number
-COPIES = 2  # the gradients, and Horovod's fusion buffer
 OWN_BYTES = 150 * 2**20  # of a process that has loaded PyTorch and Horovod, beside what all of them share
 
 
 def emulated(config: Config, milliseconds: float) -> dict[str, Any]:
-    """The arguments of ``reductions.emulated_step`` for a network: the sizes of its statistics and gradients, and when
-    each of these is ready, the last layer's first.
+    """The arguments of ``reductions.emulated_step`` for a network: the sizes of its statistics and buckets of
+    gradients, and when each of these is ready, the last layers' first.
 
     Raises:
         SettingsError: a framework or network for which that is not known.
@@ -34,31 +34,28 @@ def emulated(config: Config, milliseconds: float) -> dict[str, Any]:
     if config.model.own:
         raise SettingsError(f"model.name: {config.model.name}; --emulate-step knows the sizes of the table's networks")
     costs = layers.layers(RESNETS[config.model.name], config.model.classes, config.data.image_size)
-    gradients = [
-        (FORWARD + (1 - FORWARD) * part, name, count)
-        for part, layer in layers.ready(costs)
-        for name, count in tensors(layer, config.model.classes)
-    ]
+    ready = [(part, count) for part, layer in layers.ready(costs) for count in tensors(layer, config.model.classes)]
+    together = buckets([WORD * count for _, count in ready], config.allreduce.bucket_mib)
+    gradients = [(FORWARD + (1 - FORWARD) * ready[part[-1]][0], sum(ready[i][1] for i in part)) for part in together]
     # As many running means and variances as there are gammas and betas.
     statistics = sum(layer.norm_channels for layer in costs)
     seconds = milliseconds / 1000
-    exchanged = {"statistics": statistics, "gradients": gradients, "allreduce": vars(config.allreduce)}
+    exchanged = {"statistics": statistics, "buckets": gradients, "allreduce": vars(config.allreduce)}
     return {"seconds": seconds, "forward": FORWARD, **exchanged}
 
 
-def tensors(layer: Layer, classes: int) -> list[tuple[str, int]]:
-    """Names and sizes of a layer's parameters, in the order of the backward."""
+def tensors(layer: Layer, classes: int) -> list[int]:
+    """Sizes of a layer's parameters, in the order of the backward."""
     if layer.norm_channels == 0:
-        return [(f"{layer.name}.bias", classes), (f"{layer.name}.weight", layer.parameters - classes)]
+        return [classes, layer.parameters - classes]
     half = layer.norm_channels // 2
-    norm = [(f"{layer.name}.beta", half), (f"{layer.name}.gamma", half)]
-    return [*norm, (f"{layer.name}.weight", layer.parameters - layer.norm_channels)]
+    return [half, half, layer.parameters - layer.norm_channels]
 
 
 def require_memory(arguments: dict[str, Any], processes: int) -> None:
     """Raise SettingsError unless so many processes fit into the memory that is free."""
-    numbers = sum(count for _, _, count in arguments["gradients"])
-    needed, free = processes * (OWN_BYTES + COPIES * WORD * numbers), psutil.virtual_memory().available
+    numbers = sum(count for _, count in arguments["buckets"])
+    needed, free = processes * (OWN_BYTES + WORD * numbers), psutil.virtual_memory().available
     if needed > free:
         raise SettingsError(
             f"--workers: all of them together, over all transports, are {processes} processes and take "

@@ -98,13 +98,18 @@ class AllreduceSettings:
     Args:
         cycle_ms: milliseconds from one look at which gradients are ready to the next; null: HOROVOD_CYCLE_TIME, or else
             Horovod's own 1 on GPUs, and 5 on CPUs, whose cores it takes from the training.
+        bucket_mib: how many MiB of gradients are summed in one go, at most, but for a larger one; null: an eighth of
+            them all, but at least 1 MiB.
     """
 
     cycle_ms: float | None = None
+    bucket_mib: float | None = None
 
     def __post_init__(self):
         require(self.cycle_ms is None or is_positive(self.cycle_ms), "allreduce.cycle_ms", self.cycle_ms,
                 "give a number of milliseconds above 0, or null")  # fmt: skip
+        require(self.bucket_mib is None or is_positive(self.bucket_mib), "allreduce.bucket_mib", self.bucket_mib,
+                "give a number of MiB above 0, or null")  # fmt: skip
 
 
 @dataclass(frozen=True)

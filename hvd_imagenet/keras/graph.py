@@ -8,7 +8,7 @@ import tensorflow as tf
 from hvd_imagenet.config import Config
 from hvd_imagenet.keras.names import trainable_parameters
 from hvd_imagenet.keras.norm import StepStatistics
-from hvd_imagenet.keras.optim import SGD, seconds_between, sum_over_workers
+from hvd_imagenet.keras.optim import SGD, seconds_between, sum_in_buckets, sum_over_workers
 from hvd_imagenet.keras.own import seed_generators
 from hvd_imagenet.totals import SUMS
 
@@ -18,7 +18,7 @@ class StepGraph:
 
     Args:
         model: the network; statistics: its running statistics; optimizer: its optimizer.
-        config: micro-batch and classes.
+        config: micro-batch, classes and buckets.
         tail_length: of the step vector's end.
 
     Attributes:
@@ -31,11 +31,11 @@ class StepGraph:
         self._model, self._statistics, self._optimizer = model, statistics, optimizer
         self._dtype = keras.config.floatx()
         self._micro_size = config.batch.micro_size
+        self._bucket_mib = config.allreduce.bucket_mib
         self._best = min(5, config.model.classes)
         self._generators = seed_generators(model) if config.model.own else []  # no other network draws anything
         self.generators = len(self._generators)
-        self._trainable = trainable_parameters(model)
-        self._variables = [parameter.variable for parameter in self._trainable.values()]
+        self._variables = [parameter.variable for parameter in trainable_parameters(model).values()]
         # What the forwards before a step's last have added up to.
         self._gradients = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in self._variables]
         self._tail_length = tail_length
@@ -96,8 +96,7 @@ class StepGraph:
         if not alone:
             gradients = [total + gradient for total, gradient in zip(self._gradients, gradients, strict=True)]
             self.forget()
-        named = zip(self._trainable, gradients, strict=True)
-        summed = [sum_over_workers(gradient, f"gradient.{name}") for name, gradient in named]
+        summed = sum_in_buckets(gradients, self._bucket_mib)
         self._optimizer.apply(summed, rate)
         of_gradient = tf.cond(norm, lambda: tf.linalg.global_norm(summed), lambda: tf.zeros([], self._dtype))
         self._statistics.update(vector[: -self._tail_length], parts)

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras.layers import BatchNormalization
 
+from hvd_imagenet.buckets import buckets
 from hvd_imagenet.config import OptimizerSettings
 from hvd_imagenet.keras.names import layers_of, trainable_parameters
 
@@ -52,6 +53,25 @@ def sum_over_workers(tensor: tf.Tensor, name: str) -> tf.Tensor:
     A worker alone has its sum, and does not wait for the next cycle of Horovod to find that out.
     """
     return tensor if hvd.size() == 1 else hvd.allreduce(tensor, name=name, op=hvd.Sum)
+
+
+def sum_in_buckets(gradients: list[tf.Tensor], mib: float | None) -> list[tf.Tensor]:
+    """Gradients, in the order of the network, summed over the workers, each bucket from the moment it is full.
+
+    Args:
+        mib: the most that is summed in one go, see `hvd_imagenet.buckets`.
+    """
+    if hvd.size() == 1:
+        return gradients
+    backward = gradients[::-1]
+    sizes = [gradient.shape.num_elements() for gradient in backward]
+    in_bytes = [size * gradient.dtype.size for size, gradient in zip(sizes, backward, strict=True)]
+    summed: list[tf.Tensor] = []
+    for number, part in enumerate(buckets(in_bytes, mib)):
+        together = tf.concat([tf.reshape(backward[i], [-1]) for i in part], 0)
+        pieces = tf.split(sum_over_workers(together, f"gradients.{number}"), [sizes[i] for i in part])
+        summed += [tf.reshape(piece, backward[i].shape) for piece, i in zip(pieces, part, strict=True)]
+    return summed[::-1]
 
 
 def seconds_between(gradients: list[tf.Tensor], summed: list[tf.Tensor]) -> tf.Tensor:

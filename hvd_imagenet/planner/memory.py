@@ -14,8 +14,8 @@ def memory(step: Step, image_size: int, at_once: int) -> dict[str, float]:
     """Bytes by what they are for.
 
     Counted are weights, gradients and momentum; what a forward keeps for its backward (what each convolution, ReLU and
-    max-pooling gives); decoded images, ahead of the training and in use; and Horovod's fusion
-    buffer. What the frameworks and CUDA take for themselves, cuDNN's workspaces and DALI's decoders come on top.
+    max-pooling gives); decoded images, ahead of the training and in use; and buckets of gradients. What the frameworks
+    and CUDA take for themselves, cuDNN's workspaces and DALI's decoders come on top.
 
     Args:
         at_once: images of a forward, a multiple of the micro-batch.
@@ -28,5 +28,5 @@ def memory(step: Step, image_size: int, at_once: int) -> dict[str, float]:
     counted["activations"] = float(at_once * (values + others))
     counted["decoded images"] = float(decoded * COLOURS * IMAGE_ELEMENT * image_size**2)
     if step.cluster.workers > 1:
-        counted["fusion buffer"] = float(step.transport.fusion)
+        counted["buckets"] = float(network.gradient_bytes)
     return counted

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
 
+from hvd_imagenet.buckets import buckets
 from hvd_imagenet.config import Config
 from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.planner import layers
@@ -24,17 +25,19 @@ class Network:
         costs: its layers, in the order of the forward.
         element: bytes of a gradient's element: backends keep weights and gradients in float32 under bf16, too.
         activation: bytes of an element of what the layers give.
+        bucket_mib: the most that is summed in one go, see `hvd_imagenet.buckets`.
     """
 
     costs: list[layers.Layer]
     element: int
     activation: int
+    bucket_mib: float | None = None
 
     @classmethod
     def of(cls, config: Config) -> Network:
         costs = layers.layers(RESNETS[config.model.name], config.model.classes, config.data.image_size)
         element = 8 if config.precision == "float64" else 4
-        return cls(costs, element, 2 if config.precision == "bf16" else element)
+        return cls(costs, element, 2 if config.precision == "bf16" else element, config.allreduce.bucket_mib)
 
     @property
     def parameters(self) -> int:
@@ -50,8 +53,11 @@ class Network:
         return self.element * (sum(layer.norm_channels for layer in self.costs) + COUNTS)
 
     def tensors(self, backward: float) -> list[tuple[float, int]]:
-        """When what is summed is ready, in seconds from the beginning of a backward, and its bytes."""
-        gradients = [(part * backward, self.element * layer.parameters) for part, layer in layers.ready(self.costs)]
+        """When what is summed in one go is ready, in seconds from the beginning of a backward, and its bytes."""
+        moments, of_layers = zip(*layers.ready(self.costs), strict=True)
+        sizes = [self.element * layer.parameters for layer in of_layers]
+        together = buckets(sizes, self.bucket_mib)
+        gradients = [(moments[part[-1]] * backward, sum(sizes[i] for i in part)) for part in together]
         return [(0.0, self.step_vector_bytes), *gradients]
 
 

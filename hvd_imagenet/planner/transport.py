@@ -1,4 +1,4 @@
-"""How Horovod sums gradients over the workers: in cycles, fused, by NCCL, Gloo or MPI, beside the backward."""
+"""How Horovod sums buckets of gradients over the workers: in cycles, by NCCL, Gloo or MPI, beside the backward."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hvd_imagenet.planner.allreduce import ALGORITHMS
 from hvd_imagenet.planner.cluster import Cluster, Link
 
 WORD = 8  # bytes, of the bits by which workers tell each other in each cycle what is ready
-FUSION_MIB, FUSION_VARIABLE = 128, "HOROVOD_FUSION_THRESHOLD"  # Horovod's default; the variable is in bytes
 CYCLE_VARIABLE = "HOROVOD_CYCLE_TIME"  # milliseconds
 
 
@@ -24,12 +23,11 @@ class Transport:
     Attributes:
         name: as Horovod's documentation has it.
         algorithms: names in `ALGORITHMS`; of several, it takes the fastest for the size at hand.
-        blocks: Horovod's thread waits for each sum: what gets ready meanwhile is fused into the next one. Otherwise
+        blocks: Horovod's thread waits for each sum, and looks for what got ready meanwhile when that is over. Otherwise
             the sums of many cycles wait in a queue of the GPU's.
         cycle: seconds from one look at what is ready to the next, at least.
-        fusion: bytes that are summed in one go, at most.
         inside: the link between workers of a node where nothing else is said.
-        copying: bytes per second into the buffer in which tensors are fused, and out of it again.
+        copying: bytes per second into a bucket.
     """
 
     name: str
@@ -38,7 +36,6 @@ class Transport:
     cycle: float
     inside: Link
     copying: float = math.inf
-    fusion: int = FUSION_MIB * 2**20
 
     def seconds(self, cluster: Cluster, count: float) -> float:
         """How long one all-reduce of so many bytes takes by itself."""
@@ -52,8 +49,7 @@ class Transport:
         """When all tensors are summed.
 
         Every cycle begins with an all-reduce of some bits, by which the workers find out what is ready on all of them;
-        that is fused up to the limit, and summed. What gets ready while Horovod is idle waits for half a cycle, on the
-        mean. The sums go one after the other.
+        that is summed, one after the other. What gets ready while Horovod is idle waits for half a cycle, on the mean.
 
         Args:
             tensors: when each is ready, in seconds, and its bytes; in the order of time.
@@ -67,21 +63,10 @@ class Transport:
             while waiting and waiting[0][0] <= look:
                 taken.append(waiting.popleft()[1])
             agreed = look + self.seconds(cluster, WORD)
-            for count in fused(taken, self.fusion):
+            for count in taken:
                 end = max(end, agreed) + self.seconds(cluster, count) + count / self.copying
             look = max(look + self.cycle, end if self.blocks else agreed)
         return end
-
-
-def fused(sizes: list[int], limit: int) -> list[int]:
-    """Tensors put together in their order, as long as they fit; one that is larger than the limit goes alone."""
-    together: list[int] = []
-    for count in sizes:
-        if together and together[-1] + count <= limit:
-            together[-1] += count
-        else:
-            together.append(count)
-    return together
 
 
 def as_set(transport: Transport, settings: AllreduceSettings, environment: Mapping[str, str]) -> Transport:
@@ -90,10 +75,6 @@ def as_set(transport: Transport, settings: AllreduceSettings, environment: Mappi
     Raises:
         SettingsError: to what makes no sense.
     """
-    if FUSION_VARIABLE in environment:
-        remedy = "give a number of bytes from 0 on"
-        fusion = units.number(FUSION_VARIABLE, environment[FUSION_VARIABLE], remedy, zero=True)
-        transport = replace(transport, fusion=int(fusion))
     if CYCLE_VARIABLE in environment:
         remedy = "give a number of milliseconds from 0 on"
         cycle = units.number(CYCLE_VARIABLE, environment[CYCLE_VARIABLE], remedy, zero=True)
@@ -106,7 +87,7 @@ def as_set(transport: Transport, settings: AllreduceSettings, environment: Mappi
 # PCIe 3.0 between GPUs, whose copies take no time worth speaking of; for CPUs, what was measured between processes of
 # one machine. NCCL has no halving and doubling: it has rings, and trees between nodes with chains inside of them, which
 # take the steps and the bytes of the hierarchical.
-COPYING = 2.2e9
+COPYING = 4.4e9
 TRANSPORTS = {
     "nccl": Transport("NCCL", ("ring", "hierarchical"), False, 1e-3, Link(10e-6, 12e9)),
     "mpi": Transport("MPI", ("ring", "halving/doubling"), True, 5e-3, Link(10e-6, 2e9), COPYING),

@@ -25,9 +25,10 @@ from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
 from hvd_imagenet.torch.device import Moment, choose_device, keep_memory
+from hvd_imagenet.torch.gradients import GradientSum
 from hvd_imagenet.torch.model import build
 from hvd_imagenet.torch.norm import StepStatistics
-from hvd_imagenet.torch.optim import GradientSum, norms_of, sgd, sum_over_workers
+from hvd_imagenet.torch.optim import norms_of, sgd, sum_over_workers
 from hvd_imagenet.torch.state import NetworkState
 from hvd_imagenet.totals import SUMS, Awaited, StepTotals, TakenSteps, Times, Totals, own_tail, step_totals, tail_length
 
@@ -74,7 +75,7 @@ class Backend:
         self._statistics = StepStatistics(self._model, config.batch.micro_size, self._most)
         require_statistics(config.evaluate.precise_bn, config.model.name, len(self._statistics.running))
         self._optimizer = sgd(self._model, config.optimizer)
-        self._gradients = GradientSum(self._model)
+        self._gradients = GradientSum(self._model, config.allreduce.bucket_mib)
         self._state = NetworkState(self._model, self._statistics, self._optimizer)
         self._tail = torch.zeros(tail_length(self.size), dtype=self._dtype, device=self._device)
         self._times: deque[Callable[[], Times]] = deque()  # of the last steps

@@ -57,55 +57,6 @@ def sum_over_workers(tensor: torch.Tensor, name: str) -> Callable[[], object]:
     return partial(hvd.synchronize, hvd.allreduce_async_(tensor, name=name, op=hvd.Sum))
 
 
-class GradientSum:
-    """Sums gradients over the workers, each from the moment it is ready, while backward goes on (section 4).
-
-    Horovod's own optimizer wrapper is not used: it refuses gradients of channels-last weights.
-
-    Args:
-        model: its parameters' gradients are summed; every worker must have the same parameters.
-    """
-
-    def __init__(self, model: nn.Module):
-        self._parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self._waits: dict[str, Callable[[], object]] = {}
-        self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._active = False
-        if hvd.size() > 1:
-            for name, parameter in self._parameters:
-                parameter.register_post_accumulate_grad_hook(lambda p, name=name: self._ready(name, p))
-
-    def start(self) -> None:
-        """Sum what the next backward leaves in the gradients: call it before the last micro-batch's."""
-        self._active = True
-
-    def finish(self) -> None:
-        """Wait until every gradient is the sum over all workers."""
-        self._active = False
-        for name, parameter in self._parameters:
-            if parameter.grad is None:  # not reached on this worker, but perhaps on another, which waits for us
-                parameter.grad = torch.zeros_like(parameter)
-            if name not in self._waits and hvd.size() > 1:
-                self._reduce(name, parameter.grad)
-        for wait in self._waits.values():
-            wait()
-        for gradient, copy in self._copies:
-            gradient.copy_(copy)
-        self._waits.clear()
-        self._copies.clear()
-
-    def _ready(self, name: str, parameter: torch.Tensor) -> None:
-        if self._active:
-            self._reduce(name, parameter.grad)
-
-    def _reduce(self, name: str, gradient: torch.Tensor) -> None:
-        memory = contiguous_view(gradient)
-        if memory is None:
-            memory = gradient.contiguous()
-            self._copies.append((gradient, memory))
-        self._waits[name] = sum_over_workers(memory, f"gradient.{name}")
-
-
 def contiguous_view(tensor: torch.Tensor) -> torch.Tensor | None:
     """The tensor's own memory as a contiguous tensor, channels-last included; None if it has gaps."""
     if tensor.is_contiguous():

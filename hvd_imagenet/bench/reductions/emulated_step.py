@@ -17,15 +17,14 @@ from hvd_imagenet.totals import tail_length
 
 
 class Emulated(Work):
-    """Forward, then the step vector, then each gradient when a backward would have made it; and the wait for all sums.
+    """Forward, then the step vector, then each bucket when a backward would have filled it; and the wait for all sums.
 
     The amount is a step.
 
     Args:
         seconds: of forward and backward; forward: the part of them that the forward takes.
         statistics: how many the running statistics are.
-        gradients: when each is ready, as a part of all those seconds, its name, and how many numbers it has; in the
-            order of time.
+        buckets: when each is full, as a part of all those seconds, and how many numbers it has; in the order of time.
         allreduce: the settings of that name.
     """
 
@@ -34,7 +33,7 @@ class Emulated(Work):
         seconds: float,
         forward: float,
         statistics: int,
-        gradients: list[tuple[float, str, int]],
+        buckets: list[tuple[float, int]],
         allreduce: dict[str, Any],
     ):
         set_horovod(AllreduceSettings(**allreduce), on_gpu=False, stall_seconds=None)
@@ -43,7 +42,7 @@ class Emulated(Work):
         self.rank, self.size = hvd.rank(), hvd.size()
         self._seconds, self._forward = seconds, forward
         self._vector = torch.zeros(statistics + tail_length(self.size))
-        self._gradients = [(part, name, torch.zeros(count)) for part, name, count in gradients]
+        self._buckets = [(part, torch.zeros(count)) for part, count in buckets]
 
     def take(self, steps: int) -> None:
         for _ in range(steps):
@@ -51,9 +50,9 @@ class Emulated(Work):
             _sleep_until(start + self._forward * self._seconds)
             vector_is_there = sum_over_workers(self._vector, "step_vector")
             waits: list[Callable[[], object]] = []
-            for part, name, gradient in self._gradients:
+            for number, (part, bucket) in enumerate(self._buckets):
                 _sleep_until(start + part * self._seconds)
-                waits.append(sum_over_workers(gradient, f"gradient.{name}"))
+                waits.append(sum_over_workers(bucket, f"gradients.{number}"))
             for wait in (*waits, vector_is_there):
                 wait()
 

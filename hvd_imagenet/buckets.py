@@ -1,0 +1,32 @@
+"""Which gradients are summed over the workers in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+PART = 8  # buckets at least: early enough for the links to be busy through most of a backward
+LEAST = 2**20  # bytes: below, it takes longer to agree on a sum than to sum
+
+
+def buckets(sizes: Sequence[int], mib: float | None) -> list[range]:
+    """Gradients put together in their order; one that is larger than a bucket goes alone.
+
+    No bucket above 1 MiB has more bytes than all that come after it: what is summed last, when no backward hides it any
+    longer, is little.
+
+    Args:
+        sizes: in bytes, in the order in which a backward makes them.
+        mib: of a bucket, at most; None: an eighth of them all, but at least 1 MiB.
+    """
+    most = max(sum(sizes) / PART, LEAST) if mib is None else mib * 2**20
+    found: list[range] = []
+    filled = after = 0
+    for number in reversed(range(len(sizes))):
+        if found and filled + sizes[number] <= min(most, max(after, LEAST)):
+            found[-1] = range(number, found[-1].stop)
+            filled += sizes[number]
+        else:
+            found.append(range(number, number + 1))
+            after += filled
+            filled = sizes[number]
+    return found[::-1]
