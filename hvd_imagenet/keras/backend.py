@@ -70,7 +70,7 @@ class Backend:
         keras.config.set_floatx(self._dtype)
         keras.config.set_dtype_policy("mixed_bfloat16" if config.precision == "bf16" else self._dtype)
         size = config.data.image_size
-        model = build(config.model, size, config.seed)
+        self._model = model = build(config.model, size, config.seed)
         self._seed = config.seed
         self._most = most_per_forward(config.batch, self.size)
         self._statistics = StepStatistics(model, (config.batch.micro_size, size, size, 3))

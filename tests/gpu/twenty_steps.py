@@ -130,11 +130,11 @@ def check_keras(backend: Backend) -> None:
 
     [gpu] = tf.config.get_visible_devices("GPU")
     assert tf.config.experimental.get_memory_growth(gpu)
-    for function in (backend._accumulate, backend._finish):
+    for function in (backend._graph.accumulate, backend._graph.finish):
         for concrete in function._list_all_concrete_functions():
             assert not concrete.function_def.attr["_XlaMustCompile"].b
             reductions = [op for op in concrete.graph.get_operations() if op.type == "HorovodAllreduce"]
-            assert bool(reductions) == (function is backend._finish and backend.size > 1)
+            assert bool(reductions) == (function is backend._graph.finish and backend.size > 1)
     assert all("GPU" in parameter.variable.device for parameter in backend._state._parameters.values())
 
 
