@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 PART = 8  # buckets at least: early enough for the links to be busy through most of a backward
-LEAST = 2**20  # bytes: below, it takes longer to agree on a sum than to sum
+LEAST = 2**20  # bytes: less is hardly worth one of Horovod's cycles
 
 
 def buckets(sizes: Sequence[int], mib: float | None) -> list[range]:

@@ -7,15 +7,14 @@ from typing import Any
 
 import psutil
 
-from hvd_imagenet.bench.training import BACKWARD
 from hvd_imagenet.buckets import buckets
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.planner import layers
 from hvd_imagenet.planner.layers import Layer
+from hvd_imagenet.planner.step import FORWARD
 
-FORWARD = 1 / (1 + BACKWARD)  # of a step
 WORD = 4  # bytes of a number
 OWN_BYTES = 150 * 2**20  # of a process that has loaded PyTorch and Horovod, beside what all of them share
 

@@ -21,7 +21,7 @@ def take_over(layer: _BatchNorm, micro_size: int, statistics: Sequence[tuple[tor
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         count = len(images) // micro_size
-        if count == 1 or not layer.training:
+        if count <= 1 or not layer.training:
             return usual(images)
         normalised = [
             F.batch_norm(part, *kept, layer.weight, layer.bias, training=True, momentum=1.0, eps=layer.eps)
