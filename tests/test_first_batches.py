@@ -121,7 +121,7 @@ def test_training_beside_it_goes_on_to_get_its_shards(server, packed, cache, mon
         for _ in range(2):
             with first_batches(wanted) as batches:
                 rounds.append(everything(batches))
-        assert len(files_in(cache)) < 14  # of 17 shards
+        assert len(files_in(cache)) <= 14  # as far as training reads ahead; of 17 shards and the index
         for plan in plans:
             got += everything(loader.micro_batches(plan))
     assert rounds[0] == rounds[1] == got[:3] and len(got) == 30

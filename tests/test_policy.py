@@ -26,7 +26,7 @@ def policy(size=1000, epochs=10, global_size=80, micro=10, grow=None, scaling="l
         warmup=WarmupSettings(*warmup),
         schedule=ScheduleSettings(**schedule),
     )
-    return LargeBatchPolicy(size, epochs, BatchSettings(global_size, micro, GrowSettings(grow)), lr)
+    return LargeBatchPolicy(size, epochs, BatchSettings(global_size, micro, grow=GrowSettings(grow)), lr)
 
 
 def rates(made, *samples):
@@ -260,7 +260,7 @@ def test_stretches():
         (lambda: BatchSettings({0: 64, -1: 64}, 32), "must start at epoch 0"),
         (lambda: BatchSettings({0: 64, math.nan: 64}, 32), "is no epoch"),
         (lambda: BatchSettings(64, 0), "batch.micro_size: 0"),
-        (lambda: BatchSettings(64, 32, GrowSettings(32)), "batch.grow.limit: 32; must be at least .*64"),
+        (lambda: BatchSettings(64, 32, grow=GrowSettings(32)), "batch.grow.limit: 32; must be at least .*64"),
         (lambda: GrowSettings(0), "batch.grow.limit: 0"),
         (lambda: LearningRateSettings(reference=0), "lr.reference: 0"),
         (lambda: LearningRateSettings(reference_batch=0), "lr.reference_batch: 0"),
