@@ -91,6 +91,7 @@ OUTSIDE = {
     "gpu": set(),
     "stream": {"numpy"},
     "models/spec": set(),
+    "models/layers": set(),
     "models/residual": set(),
     "models/initial": {"numpy"},
 }

@@ -3,8 +3,9 @@
 import pytest
 
 from hvd_imagenet import settings
+from hvd_imagenet.models import layers
 from hvd_imagenet.models.spec import RESNETS
-from hvd_imagenet.planner import allreduce, layers
+from hvd_imagenet.planner import allreduce
 from hvd_imagenet.planner.cluster import Cluster, Link
 from hvd_imagenet.planner.memory import AHEAD, IN_USE, memory
 from hvd_imagenet.planner.run import Run, with_batch

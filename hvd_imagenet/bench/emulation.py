@@ -10,9 +10,9 @@ import psutil
 from hvd_imagenet.buckets import buckets
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.models import layers
+from hvd_imagenet.models.layers import Layer
 from hvd_imagenet.models.spec import RESNETS
-from hvd_imagenet.planner import layers
-from hvd_imagenet.planner.layers import Layer
 from hvd_imagenet.planner.step import FORWARD
 
 WORD = 4  # bytes of a number

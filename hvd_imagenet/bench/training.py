@@ -11,8 +11,8 @@ from hvd_imagenet import settings
 from hvd_imagenet.backend import PACKAGES, remedy
 from hvd_imagenet.config import Config, EvaluateSettings, FaultSettings
 from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.models import layers
 from hvd_imagenet.models.spec import RESNETS
-from hvd_imagenet.planner import layers
 from hvd_imagenet.policy import BatchSettings
 
 DISTRIBUTIONS = ["hvd-imagenet", "horovod", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras"]

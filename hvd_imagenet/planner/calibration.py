@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.models.layers import forward_flops
 from hvd_imagenet.planner.cluster import Cluster
-from hvd_imagenet.planner.layers import forward_flops
 from hvd_imagenet.planner.measured import Steps
 from hvd_imagenet.planner.step import Network, Speed, Step
 from hvd_imagenet.planner.transport import Transport

@@ -8,10 +8,10 @@ from typing import Any
 
 from hvd_imagenet.config import AllreduceSettings, Config
 from hvd_imagenet.errors import SettingsError
+from hvd_imagenet.models.layers import forward_flops
 from hvd_imagenet.planner import measured, units
 from hvd_imagenet.planner.calibration import micro_batch_seconds
 from hvd_imagenet.planner.cluster import Cluster, Link
-from hvd_imagenet.planner.layers import forward_flops
 from hvd_imagenet.planner.run import Run
 from hvd_imagenet.planner.step import Network, Speed
 from hvd_imagenet.planner.transport import TRANSPORTS, Transport, as_set

@@ -8,8 +8,8 @@ from statistics import NormalDist
 
 from hvd_imagenet.buckets import buckets
 from hvd_imagenet.config import Config
+from hvd_imagenet.models import layers
 from hvd_imagenet.models.spec import RESNETS
-from hvd_imagenet.planner import layers
 from hvd_imagenet.planner.cluster import Cluster
 from hvd_imagenet.planner.transport import Transport
 
