@@ -26,6 +26,7 @@ Train an image classifier with large-minibatch synchronous SGD, from one laptop 
   data       make, verify and look at data sets: pack, verify, info, fashion-mnist
   report     runs compared, as one HTML file: errors, rate, speed, restarts, settings, table
   bench      how fast a part of a run is on this machine, beside what else there is: loader, step, scaling, allreduce
+  tune       the settings of the all-reduce with which steps are fastest on this machine
   study      many runs: arms of a recipe, seeds, and a table at the end
   doctor     what is wrong with installation, hosts, network or data, and what to do about it
 
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> int:
         "data": data,
         "report": report,
         "bench": bench,
+        "tune": tune,
         "study": study,
         "doctor": doctor,
     }
@@ -196,6 +198,12 @@ def bench(arguments: list[str]) -> None:
     from hvd_imagenet.bench import command
 
     command.main(arguments)
+
+
+def tune(arguments: list[str]) -> None:
+    from hvd_imagenet.bench import tune
+
+    tune.main(arguments)
 
 
 def study(arguments: list[str]) -> None:

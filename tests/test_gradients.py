@@ -1,4 +1,4 @@
-"""Sums of gradients in the trainer's own environment."""
+"""Sums of gradients in the trainer's own environment, and in 16 bits."""
 
 import time
 
@@ -20,7 +20,7 @@ def test_sums_are_always_of_the_same_bits(workers):
     parameters = [nn.Parameter(torch.zeros(size)) for size in (3, 50, 700, 8, 1000, 20)]
     model = nn.ParameterList(parameters)
     values = [torch.randn(p.shape, generator=torch.Generator().manual_seed(hvd.rank())) for p in parameters]
-    gradients, found = GradientSum(model, 1e-3), []
+    gradients, found = GradientSum(model, AllreduceSettings(bucket_mib=1e-3)), []
     for late in range(4):
         gradients.start()
         for number in (5, 4, 3, 2, 1, 0):
@@ -30,3 +30,23 @@ def test_sums_are_always_of_the_same_bits(workers):
         found.append([p.grad.clone() for p in parameters])
         model.zero_grad()
     assert all(torch.equal(one, other) for again in found[1:] for one, other in zip(found[0], again, strict=True))
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_in_sixteen_bits_they_are_right_to_eleven(workers):
+    """Those too that 16 bits do not hold, such as 1e-7, and what is left of two that cancel. Not what is above 64."""
+    set_horovod(AllreduceSettings(), on_gpu=False, stall_seconds=None)
+    hvd.init()
+    of_rank = torch.tensor([[1.0, 1e-7, 3e-6, -2.5, 1 / 3, 31.0], [2.0, 2e-7, -1e-6, 2.5, 1 / 3, 33.5]])
+    model = nn.ParameterList([nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(2, 3, 3, 3))])
+    model[1].data = model[1].data.to(memory_format=torch.channels_last)
+    gradients = GradientSum(model, AllreduceSettings(compression="fp16"))
+    for _ in range(2):
+        model.zero_grad()
+        gradients.start()
+        ((model[0] * of_rank[hvd.rank()]).sum() + (hvd.rank() + 1) * model[1].sum()).backward()
+        gradients.finish()
+        expected = of_rank.sum(0)
+        assert torch.allclose(model[0].grad[:5], expected[:5], rtol=2**-10, atol=0) and model[0].grad[5].isinf()
+        assert torch.equal(model[1].grad, torch.full_like(model[1], 3.0))
+        assert model[1].grad.is_contiguous(memory_format=torch.channels_last) and model[0].grad.dtype == torch.float32

@@ -14,7 +14,7 @@ CYCLE, PATIENCE = "HOROVOD_CYCLE_TIME", "HOROVOD_GLOO_TIMEOUT_SECONDS"
     ("settings", "on_gpu", "before", "after"),
     [
         ({}, False, {}, {CYCLE: "5"}),
-        ({}, True, {}, {}),
+        ({}, True, {}, {CYCLE: "1"}),
         ({}, False, {CYCLE: "2"}, {CYCLE: "2"}),
         ({"cycle_ms": 20}, True, {CYCLE: "2"}, {CYCLE: "20"}),
     ],

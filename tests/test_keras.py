@@ -14,11 +14,11 @@ import torch
 from keras import layers
 from steps import made, micro_batches, plan
 
-from hvd_imagenet.config import OptimizerSettings
+from hvd_imagenet.config import AllreduceSettings, OptimizerSettings
 from hvd_imagenet.keras.model import build_model
 from hvd_imagenet.keras.names import named_parameters
 from hvd_imagenet.keras.norm import StepStatistics
-from hvd_imagenet.keras.optim import SGD, sum_over_workers, undecayed
+from hvd_imagenet.keras.optim import SGD, sum_in_buckets, sum_over_workers, undecayed
 from hvd_imagenet.keras.state import _sum_of_bits
 from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.stream import share
@@ -87,6 +87,16 @@ def test_gradients_are_summed(workers):
     one = sum_over_workers(tf.constant([1.0, 2.0]) * (hvd.rank() + 1), "one")
     other = sum_over_workers(tf.constant([[5.0]]) * hvd.rank(), "other")
     assert one.numpy().tolist() == [3.0, 6.0] and other.numpy().tolist() == [[5.0]]
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_gradients_in_sixteen_bits_are_right_to_eleven(workers):
+    hvd.init()
+    of_rank = tf.constant([[1.0, 1e-7, -2.5, 1 / 3, 31.0], [2.0, 2e-7, 2.5, 1 / 3, 33.5]], "float32")
+    given = [of_rank[hvd.rank()], tf.fill([2, 3], float(hvd.rank() + 1))]
+    sums, ones = sum_in_buckets(given, AllreduceSettings(compression="fp16"))
+    assert sums.numpy()[:4] == pytest.approx(of_rank.numpy().sum(0)[:4], rel=2**-10, abs=0) and np.isinf(sums[4])
+    assert ones.numpy().tolist() == [[3.0] * 3] * 2 and ones.dtype == sums.dtype == tf.float32
 
 
 def test_statistics_are_the_mean_over_micro_batches_with_each_layers_momentum():

@@ -9,7 +9,7 @@ import torch
 from steps import made, micro_batches, plan
 from torch import nn
 
-from hvd_imagenet.config import OptimizerSettings
+from hvd_imagenet.config import AllreduceSettings, OptimizerSettings
 from hvd_imagenet.stream import share
 from hvd_imagenet.torch.gradients import GradientSum
 from hvd_imagenet.torch.model import build_model
@@ -90,7 +90,7 @@ def test_gradients_are_summed_once_in_the_last_backward(workers, mib):
             for name, gradient in zip(("conv.weight", "conv.bias", "scale"), found, strict=True):
                 expected[name] += 0 if gradient is None else gradient
 
-    gradients = GradientSum(model, mib)
+    gradients = GradientSum(model, AllreduceSettings(bucket_mib=mib))
     assert len(gradients._buckets) == (1 if mib is None else 3)
     for _ in range(2):  # twice: nothing is left over from the first time
         model.zero_grad()

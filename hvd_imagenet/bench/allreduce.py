@@ -106,7 +106,7 @@ def _within_a_job(options: Any, asked: list[dict[str, int]]) -> None:
             turns.follow()
     if sums.rank == 0:
         rows = rows_of(answers, asked, sums.size, len(set(hosts)))
-        with report.going_on("allreduce", options) as bench:
+        with report.going_on("bench allreduce", options) as bench:
             _tell({sums.transport: rows}, {sums.transport: f"Horovod, {sums.transport}"}, options, bench)
 
 
@@ -116,7 +116,7 @@ def _on_this_machine(options: Any, asked: list[dict[str, int]]) -> None:
     others = [*_alternatives(options.against), COPY]
     titles = {name: f"Horovod, {jobs.TRANSPORTS[name][0]}" for name in transports}
     titles |= {name: (ALTERNATIVES | LIMITS)[name].title for name in others}
-    with report.going_on("allreduce", options) as bench:
+    with report.going_on("bench allreduce", options) as bench:
         crews = {name: _crew(name, workers, str(bench.folder / "meeting")) for name in titles}
         answered = bench.measure(crews, titles, asked)
         rows = {name: rows_of(answers, asked, workers, 1) for name, answers in answered.items()}

@@ -27,10 +27,10 @@ def is_worker() -> bool:
     return any(name in os.environ for name in RANKS)
 
 
-def require_no_worker(kind: str) -> None:
+def require_no_worker(command: str) -> None:
     """Raise SettingsError if a launcher has started this process."""
     if is_worker():
-        raise SettingsError(f"bench {kind}: starts its workers itself; start it alone, without horovodrun or mpirun")
+        raise SettingsError(f"{command}: starts its workers itself; start it alone, without horovodrun or mpirun")
 
 
 def transports(asked: str | None, framework: str) -> list[str]:

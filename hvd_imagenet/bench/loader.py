@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     threads = cores if options.threads is None else options.threads
     _require_sensible(options, threads, cores)
     names = _contestants(options.against)
-    with report.going_on("loader", options) as bench:
+    with report.going_on("bench loader", options) as bench:
         store, numbers = photos.chosen(options.data, options.images)
         count, shards = photos.lay_out(store, numbers, bench.folder, threads)
         if count < options.batch:

@@ -31,8 +31,8 @@ class Bench:
         console: that the table goes to.
     """
 
-    def __init__(self, kind: str, options: Any, folder: Path, console: Console, bar: Progress):
-        self._kind, self._options, self._bar = kind, options, bar
+    def __init__(self, command: str, options: Any, folder: Path, console: Console, bar: Progress):
+        self._command, self._options, self._bar = command, options, bar
         self.folder, self.console = folder, console
         self._shown = bar.add_task("preparing", total=None)
 
@@ -49,7 +49,7 @@ class Bench:
             titles: of the contestants, by name.
             error: raised if one of them ends.
         """
-        self._bar.update(self._shown, total=len(crews) * (1 + self._options.rounds * len(asked)))
+        self._bar.reset(self._shown, total=len(crews) * (1 + self._options.rounds * len(asked)))
 
         def starting(name: str) -> None:
             self._bar.update(self._shown, description=f"starting {titles[name]}", advance=1)
@@ -58,14 +58,17 @@ class Bench:
             self._bar.update(self._shown, description=f"round {number + 1}: {titles[name]}", advance=1)
 
         try:
-            with started(crews, self.folder, asked[0], starting) as contestants:
+            with (
+                tempfile.TemporaryDirectory(dir=self.folder) as folder,
+                started(crews, Path(folder), asked[0], starting) as contestants,
+            ):
                 return interleaved(contestants, self._options.rounds, self._options.seconds, measuring, asked)
         except ContestantError as ended:
-            raise error(f"bench {self._kind}: {ended}") from None
+            raise error(f"{self._command}: {ended}") from None
 
 
 @contextmanager
-def going_on(kind: str, options: Any) -> Iterator[Bench]:
+def going_on(command: str, options: Any) -> Iterator[Bench]:
     """A bench, with a bar in a terminal that shows how far it is."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -73,7 +76,7 @@ def going_on(kind: str, options: Any) -> Iterator[Bench]:
         tempfile.TemporaryDirectory(prefix="hvd-imagenet-bench-") as folder,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
-        yield Bench(kind, options, Path(folder), console, bar)
+        yield Bench(command, options, Path(folder), console, bar)
 
 
 def written(

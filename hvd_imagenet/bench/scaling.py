@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         SettingsError, DataError: an option, a setting or the data is not right; RunError: a contestant has failed.
     """
     config, options = settings.parse(_parser(), arguments)
-    jobs.require_no_worker("scaling")
+    jobs.require_no_worker("bench scaling")
     shared.require_sensible(options)
     emulating = options.emulate_step is not None
     counts = _counts(options.workers, emulating)
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
         emulation.require_memory(sleeping, len(transports) * sum(counts))
     elif config.data.path is not None:
         config = training.opened(training.of_steps(config, max(micro_batches.values())), max(counts))
-    with report.going_on("scaling", options) as bench:
+    with report.going_on("bench scaling", options) as bench:
         if emulating:
             task = Task(f"{__package__}.reductions.emulated_step", sleeping)
             crews = {Key(name, count): jobs.job(name, task, count) for count in counts for name in transports}

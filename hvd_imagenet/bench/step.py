@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     if config.data.path is not None:
         config = training.opened(config, 1)
         names.insert(1, FED)
-    with report.going_on("step", options) as bench:
+    with report.going_on("bench step", options) as bench:
         file = training.saved(config, bench.folder / "config.yaml")
         alone = training.saved(training.one_by_one(config), bench.folder / "one-by-one.yaml")
         files = {name: alone if name == SEPARATE else file for name in names}

@@ -31,7 +31,7 @@ class StepGraph:
         self._model, self._statistics, self._optimizer = model, statistics, optimizer
         self._dtype = keras.config.floatx()
         self._micro_size = config.batch.micro_size
-        self._bucket_mib = config.allreduce.bucket_mib
+        self._allreduce = config.allreduce
         self._best = min(5, config.model.classes)
         self._generators = seed_generators(model) if config.model.own else []  # no other network draws anything
         self.generators = len(self._generators)
@@ -96,7 +96,7 @@ class StepGraph:
         if not alone:
             gradients = [total + gradient for total, gradient in zip(self._gradients, gradients, strict=True)]
             self.forget()
-        summed = sum_in_buckets(gradients, self._bucket_mib)
+        summed = sum_in_buckets(gradients, self._allreduce)
         self._optimizer.apply(summed, rate)
         of_gradient = tf.cond(norm, lambda: tf.linalg.global_norm(summed), lambda: tf.zeros([], self._dtype))
         self._statistics.update(vector[: -self._tail_length], parts)

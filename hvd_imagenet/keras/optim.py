@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 from keras.layers import BatchNormalization
 
-from hvd_imagenet.buckets import buckets
-from hvd_imagenet.config import OptimizerSettings
+from hvd_imagenet.buckets import FP16_SCALE, buckets
+from hvd_imagenet.config import AllreduceSettings, OptimizerSettings
 from hvd_imagenet.keras.names import layers_of, trainable_parameters
 
 
@@ -55,23 +55,30 @@ def sum_over_workers(tensor: tf.Tensor, name: str) -> tf.Tensor:
     return tensor if hvd.size() == 1 else hvd.allreduce(tensor, name=name, op=hvd.Sum)
 
 
-def sum_in_buckets(gradients: list[tf.Tensor], mib: float | None) -> list[tf.Tensor]:
+def sum_in_buckets(gradients: list[tf.Tensor], settings: AllreduceSettings) -> list[tf.Tensor]:
     """Gradients, in the order of the network, summed over the workers, each bucket from the moment it is full.
 
     Args:
-        mib: the most that is summed in one go, see `hvd_imagenet.buckets`.
+        settings: what is summed in one go, and in how many bits.
     """
     if hvd.size() == 1:
         return gradients
+    sum_of = _compressed_sum if settings.compression == "fp16" else sum_over_workers
     backward = gradients[::-1]
     sizes = [gradient.shape.num_elements() for gradient in backward]
     in_bytes = [size * gradient.dtype.size for size, gradient in zip(sizes, backward, strict=True)]
     summed: list[tf.Tensor] = []
-    for number, part in enumerate(buckets(in_bytes, mib)):
+    for number, part in enumerate(buckets(in_bytes, settings.bucket_mib)):
         together = tf.concat([tf.reshape(backward[i], [-1]) for i in part], 0)
-        pieces = tf.split(sum_over_workers(together, f"gradients.{number}"), [sizes[i] for i in part])
+        pieces = tf.split(sum_of(together, f"gradients.{number}"), [sizes[i] for i in part])
         summed += [tf.reshape(piece, backward[i].shape) for piece, i in zip(pieces, part, strict=True)]
     return summed[::-1]
+
+
+def _compressed_sum(tensor: tf.Tensor, name: str) -> tf.Tensor:
+    """See `sum_over_workers`; travels in 16 bits."""
+    summed = sum_over_workers(tf.cast(tensor * FP16_SCALE, tf.float16), name)
+    return tf.cast(summed, tensor.dtype) / FP16_SCALE
 
 
 def seconds_between(gradients: list[tf.Tensor], summed: list[tf.Tensor]) -> tf.Tensor:

@@ -25,19 +25,23 @@ class Network:
         costs: its layers, in the order of the forward.
         element: bytes of a gradient's element: backends keep weights and gradients in float32 under bf16, too.
         activation: bytes of an element of what the layers give.
+        sent: bytes of an element of a gradient on its way.
         bucket_mib: the most that is summed in one go, see `hvd_imagenet.buckets`.
     """
 
     costs: list[layers.Layer]
     element: int
     activation: int
+    sent: int
     bucket_mib: float | None = None
 
     @classmethod
     def of(cls, config: Config) -> Network:
         costs = layers.layers(RESNETS[config.model.name], config.model.classes, config.data.image_size)
         element = 8 if config.precision == "float64" else 4
-        return cls(costs, element, 2 if config.precision == "bf16" else element, config.allreduce.bucket_mib)
+        activation = 2 if config.precision == "bf16" else element
+        sent = 2 if config.allreduce.compression == "fp16" else element
+        return cls(costs, element, activation, sent, config.allreduce.bucket_mib)
 
     @property
     def parameters(self) -> int:
@@ -46,6 +50,11 @@ class Network:
     @property
     def gradient_bytes(self) -> int:
         return self.element * self.parameters
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of all gradients, as they travel."""
+        return self.sent * self.parameters
 
     @property
     def step_vector_bytes(self) -> int:
@@ -57,7 +66,8 @@ class Network:
         moments, of_layers = zip(*layers.ready(self.costs), strict=True)
         sizes = [self.element * layer.parameters for layer in of_layers]
         together = buckets(sizes, self.bucket_mib)
-        gradients = [(moments[part[-1]] * backward, sum(sizes[i] for i in part)) for part in together]
+        sent = [self.sent * layer.parameters for layer in of_layers]
+        gradients = [(moments[part[-1]] * backward, sum(sent[i] for i in part)) for part in together]
         return [(0.0, self.step_vector_bytes), *gradients]
 
 

@@ -75,7 +75,7 @@ class Backend:
         self._statistics = StepStatistics(self._model, config.batch.micro_size, self._most)
         require_statistics(config.evaluate.precise_bn, config.model.name, len(self._statistics.running))
         self._optimizer = sgd(self._model, config.optimizer)
-        self._gradients = GradientSum(self._model, config.allreduce.bucket_mib)
+        self._gradients = GradientSum(self._model, config.allreduce)
         self._state = NetworkState(self._model, self._statistics, self._optimizer)
         self._tail = torch.zeros(tail_length(self.size), dtype=self._dtype, device=self._device)
         self._times: deque[Callable[[], Times]] = deque()  # of the last steps

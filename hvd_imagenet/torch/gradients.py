@@ -9,7 +9,8 @@ import horovod.torch as hvd
 import torch
 from torch import nn
 
-from hvd_imagenet.buckets import buckets
+from hvd_imagenet.buckets import FP16_SCALE, buckets
+from hvd_imagenet.config import AllreduceSettings
 from hvd_imagenet.torch.optim import sum_over_workers
 
 
@@ -22,20 +23,21 @@ class GradientSum:
 
     Args:
         model: its parameters' gradients are summed; every worker must have the same parameters.
-        mib: the most that is summed in one go, see `hvd_imagenet.buckets`.
+        settings: what is summed in one go, and in how many bits.
     """
 
-    def __init__(self, model: nn.Module, mib: float | None = None):
+    def __init__(self, model: nn.Module, settings: AllreduceSettings):
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._buckets: list[_Bucket] = []
         self._active = False
         if hvd.size() > 1:
-            self._fill(self._parameters[::-1], mib)
+            self._fill(self._parameters[::-1], settings)
 
-    def _fill(self, parameters: list[nn.Parameter], mib: float | None) -> None:
+    def _fill(self, parameters: list[nn.Parameter], settings: AllreduceSettings) -> None:
         sizes = [p.numel() * p.element_size() for p in parameters]
-        for number, part in enumerate(buckets(sizes, mib)):
-            bucket = _Bucket(f"gradients.{number}", [parameters[i] for i in part])
+        kind = _Compressed if settings.compression == "fp16" else _Bucket
+        for number, part in enumerate(buckets(sizes, settings.bucket_mib)):
+            bucket = kind(f"gradients.{number}", [parameters[i] for i in part])
             self._buckets.append(bucket)
             for i in part:
                 parameters[i].register_post_accumulate_grad_hook(partial(self._ready, bucket))
@@ -86,7 +88,7 @@ class _Bucket:
         """Begin to sum, unless that has begun."""
         if self._wait is None:
             torch._foreach_copy_(self._places, [parameter.grad for parameter in self._parameters])
-            self._wait = sum_over_workers(self._memory, self._name)
+            self._wait = self._sum()
 
     def finish(self) -> None:
         """Wait for the sums, and make them the gradients, without a copy."""
@@ -94,6 +96,28 @@ class _Bucket:
         for parameter, place in zip(self._parameters, self._places, strict=True):
             parameter.grad = place
         self._ready, self._wait = 0, None
+
+    def _sum(self) -> Callable[[], object]:
+        """Begin to sum over the workers; returns what waits until that is there."""
+        return sum_over_workers(self._memory, self._name)
+
+
+class _Compressed(_Bucket):
+    """Travels in 16 bits."""
+
+    def __init__(self, name: str, parameters: list[nn.Parameter]):
+        super().__init__(name, parameters)
+        self._sent = torch.empty_like(self._memory, dtype=torch.float16)
+
+    def _sum(self) -> Callable[[], object]:
+        torch.mul(self._memory, FP16_SCALE, out=self._sent)
+        wait = sum_over_workers(self._sent, self._name)
+
+        def back() -> None:
+            wait()
+            self._memory.copy_(self._sent).mul_(1 / FP16_SCALE)
+
+        return back
 
 
 def _like(parameter: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:

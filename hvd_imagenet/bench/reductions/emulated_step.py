@@ -36,13 +36,15 @@ class Emulated(Work):
         buckets: list[tuple[float, int]],
         allreduce: dict[str, Any],
     ):
-        set_horovod(AllreduceSettings(**allreduce), on_gpu=False, stall_seconds=None)
+        settings = AllreduceSettings(**allreduce)
+        set_horovod(settings, on_gpu=False, stall_seconds=None)
         meet_workers(hvd)
         torch.set_num_threads(1)
         self.rank, self.size = hvd.rank(), hvd.size()
         self._seconds, self._forward = seconds, forward
         self._vector = torch.zeros(statistics + tail_length(self.size))
-        self._buckets = [(part, torch.zeros(count)) for part, count in buckets]
+        sent = torch.float16 if settings.compression == "fp16" else torch.float32
+        self._buckets = [(part, torch.zeros(count, dtype=sent)) for part, count in buckets]
 
     def take(self, steps: int) -> None:
         for _ in range(steps):
