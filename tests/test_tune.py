@@ -83,8 +83,8 @@ def test_real_jobs_take_turns(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tune.Duel, "__call__", few)
     assert cli.main(["tune", *options]) == 0
     said = capsys.readouterr().out
-    assert "cycle_ms 2000, bucket_mib null: 0." in said and "is left" in said
-    assert "cycle_ms 500, bucket_mib null: 1." in said and "goes on" in said
+    assert "cycle_ms 2000, bucket_mib default: 0." in said and "is left" in said
+    assert "cycle_ms 500, bucket_mib default: 1." in said and "goes on" in said
     assert yaml.safe_load(file.read_text()) == {"allreduce": {"cycle_ms": 500.0}}
     assert f"give --config {file} last" in said.replace("\n", " ")
 

@@ -23,7 +23,7 @@ from hvd_imagenet.joining import cycle_ms
 from hvd_imagenet.models import layers
 from hvd_imagenet.models.spec import RESNETS
 
-FACTORS = (2, 0.5)
+SEARCHED, FACTORS = ("cycle_ms", "bucket_mib"), (2, 0.5)
 DESCRIPTION = """Looks for the settings of the all-reduce, allreduce.cycle_ms and allreduce.bucket_mib, with which the
 steps of a run are fastest, on several workers of this machine. Two jobs at a time take turns, with real steps on
 made-up images: the best settings so far, and the same with one of them doubled, or else halved. What is surely faster,
@@ -146,12 +146,13 @@ def begins(config: Config) -> dict[str, float]:
             * layers.parameters(layers.layers(RESNETS[config.model.name], config.model.classes, config.data.image_size))
         )
         mib = max(whole / PART, LEAST) / 2**20
-    return {"cycle_ms": cycle_ms(config.allreduce, gpu.visible() > 0), "bucket_mib": mib}
+    return dict(zip(SEARCHED, (cycle_ms(config.allreduce, gpu.visible() > 0), mib), strict=True))
 
 
 def _shown(allreduce: AllreduceSettings) -> str:
-    """Such as "cycle_ms 10, bucket_mib null"."""
-    return ", ".join(f"{key} {'null' if value is None else f'{value:g}'}" for key, value in vars(allreduce).items())
+    """Those that are searched, such as "cycle_ms 10, bucket_mib default"."""
+    values = {name: getattr(allreduce, name) for name in SEARCHED}
+    return ", ".join(f"{name} {'default' if value is None else f'{value:g}'}" for name, value in values.items())
 
 
 def _parser():
