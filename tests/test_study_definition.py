@@ -351,10 +351,10 @@ def test_the_readmes_study_is_right(tmp_path):
 
 
 def test_the_readmes_study_of_cifar_10_is_right(capsys, tmp_path, monkeypatch):
-    """50,000 images 12 times, 1,024 at a time, are 586 steps."""
+    """50,000 images 24 times, 1,024 at a time, are 1,172 steps."""
     monkeypatch.chdir(tmp_path)
     command = README.read_text().partition("hvd-imagenet study warmup_small --data.path data/cifar10")[2]
     options = shlex.split(command.partition("\n\n")[0].replace("\\\n", ""))
     assert cli.main(["study", "warmup_small", *options, "--list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[4] == ["3", "gradual", "0", "1,024", "1.6", "586"]
+    assert lines[4] == ["3", "gradual", "0", "1,024", "1.6", "1,172"]
