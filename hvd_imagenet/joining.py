@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from types import ModuleType
 
 from hvd_imagenet.config import AllreduceSettings
 from hvd_imagenet.errors import LostContactError, SettingsError
 
+CYCLE_VARIABLE = "HOROVOD_CYCLE_TIME"  # milliseconds
+GPU_CYCLE, CPU_CYCLE = 1.0, 5.0  # milliseconds: Horovod's own, and ours
 NO_STALL = 86400  # seconds: where no stall is to end a job, Gloo's patience
 
 # Launchers of their own inside of a step, and a shell in it (srun --pty): what they start is not what srun started.
@@ -24,7 +27,8 @@ def set_horovod(allreduce: AllreduceSettings, on_gpu: bool, stall_seconds: float
 
     Gloo gives up after 30 seconds, and cannot say on whom: later than the watchdog, which can.
     """
-    os.environ["HOROVOD_CYCLE_TIME"] = f"{cycle_ms(allreduce, on_gpu):g}"
+    if allreduce.cycle_ms is not None or not on_gpu:
+        os.environ[CYCLE_VARIABLE] = f"{cycle_ms(allreduce, on_gpu):g}"
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(math.ceil(stall_seconds or NO_STALL) + 30))
 
@@ -40,11 +44,26 @@ def cycle_ms(allreduce: AllreduceSettings, on_gpu: bool) -> float:
     """
     if allreduce.cycle_ms is not None:
         return allreduce.cycle_ms
-    given = os.environ.get("HOROVOD_CYCLE_TIME", "1" if on_gpu else "5")
+    given = cycle_ms_in(os.environ)
+    return (GPU_CYCLE if on_gpu else CPU_CYCLE) if given is None else given
+
+
+def cycle_ms_in(environment: Mapping[str, str]) -> float | None:
+    """What the environment has Horovod's cycle to be, in milliseconds; None: nothing.
+
+    Raises:
+        SettingsError: that is no number of milliseconds.
+    """
+    given = environment.get(CYCLE_VARIABLE)
+    if given is None:
+        return None
     try:
-        return float(given)
+        value = float(given)
     except ValueError:
-        raise SettingsError(f"HOROVOD_CYCLE_TIME: {given}; give milliseconds, or allreduce.cycle_ms") from None
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise SettingsError(f"{CYCLE_VARIABLE}: {given or 'empty'}; give a number of milliseconds from 0 on")
+    return value
 
 
 def meet_workers(hvd: ModuleType) -> None:

@@ -167,7 +167,9 @@ class Trainer:
         progress, taken = self._progress, self._backend.take_totals(wait)
         for plan, totals in taken:
             if not math.isfinite(totals.loss_sum):
-                raise diverged(self._backend, plan, self._start.stream, self._start.train_set)
+                start = self._start
+                compressed = start.config.allreduce.compression != "none"
+                raise diverged(self._backend, plan, start.stream, start.train_set, compressed)
             progress.trained = list(vars(Totals(*progress.trained) + totals).values())
             self._spending.add(totals)
         return taken

@@ -6,8 +6,10 @@ import horovod.torch as hvd
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from hvd_imagenet.config import AllreduceSettings
+from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.joining import set_horovod
 from hvd_imagenet.torch.gradients import GradientSum
 
@@ -50,3 +52,25 @@ def test_in_sixteen_bits_they_are_right_to_eleven(workers):
         assert torch.allclose(model[0].grad[:5], expected[:5], rtol=2**-10, atol=0) and model[0].grad[5].isinf()
         assert torch.equal(model[1].grad, torch.full_like(model[1], 3.0))
         assert model[1].grad.is_contiguous(memory_format=torch.channels_last) and model[0].grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_a_gradient_in_parts_is_an_error_and_never_lost(workers):
+    """A weight in two segments that are computed again, each by a backward of its own within the backward."""
+    set_horovod(AllreduceSettings(), on_gpu=False, stall_seconds=None)
+    hvd.init()
+    model = nn.Linear(2, 2)
+    gradients = GradientSum(model, AllreduceSettings())
+
+    def backward(reentrant):
+        x = torch.ones(1, 2, requires_grad=True)
+        for _ in range(2):
+            x = checkpoint(model, x, use_reentrant=reentrant)
+        gradients.start()
+        x.sum().backward()
+        gradients.finish()
+
+    backward(False)
+    assert model.bias.grad.sum() != 0
+    with pytest.raises(SettingsError, match="model.name: the gradient of (weight|bias) is made in several parts"):
+        backward(True)

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from hvd_imagenet.config import AllreduceSettings
+from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.joining import set_horovod
 
 CYCLE, PATIENCE = "HOROVOD_CYCLE_TIME", "HOROVOD_GLOO_TIMEOUT_SECONDS"
@@ -14,7 +15,8 @@ CYCLE, PATIENCE = "HOROVOD_CYCLE_TIME", "HOROVOD_GLOO_TIMEOUT_SECONDS"
     ("settings", "on_gpu", "before", "after"),
     [
         ({}, False, {}, {CYCLE: "5"}),
-        ({}, True, {}, {CYCLE: "1"}),
+        ({}, True, {}, {}),
+        ({}, True, {CYCLE: "2"}, {CYCLE: "2"}),
         ({}, False, {CYCLE: "2"}, {CYCLE: "2"}),
         ({"cycle_ms": 20}, True, {CYCLE: "2"}, {CYCLE: "20"}),
     ],
@@ -25,6 +27,13 @@ def test_settings_come_before_the_environment_and_that_before_our_defaults(
     monkeypatch.setattr(os, "environ", before.copy())
     set_horovod(AllreduceSettings(**settings), on_gpu, 12.5)
     assert os.environ == {**after, PATIENCE: "43", "HOROVOD_FUSION_THRESHOLD": "0"}
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])
+def test_a_cycle_that_is_none_is_refused(given, monkeypatch):
+    monkeypatch.setattr(os, "environ", {CYCLE: given})
+    with pytest.raises(SettingsError, match=f"{CYCLE}: {given}; give a number of milliseconds from 0 on"):
+        set_horovod(AllreduceSettings(), False, 12.5)
 
 
 @pytest.mark.parametrize(("name", "unit"), [("cycle_ms", "milliseconds"), ("bucket_mib", "MiB")])

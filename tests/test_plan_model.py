@@ -1,5 +1,7 @@
 """The planner's formulae, each against numbers worked out by hand on both sides of its boundaries."""
 
+from dataclasses import replace
+
 import pytest
 
 from hvd_imagenet import settings
@@ -254,12 +256,23 @@ def test_images_come_from_storage_and_decoders():
     assert step(8, 8, 4, image=1e6, storage=2e9).seconds == step(8, 8, 4).working
 
 
+def test_gradients_in_sixteen_bits_are_half_as_long():
+    """On the wire, not in memory, where there is a second buffer for them; in the same buckets."""
+    whole, half = (
+        Network.of(config("--config", "resnet50_8k", "--allreduce.compression", kind)) for kind in ("none", "fp16")
+    )
+    assert half.wire_bytes == 2 * 25_557_032 and half.gradient_bytes == whole.wire_bytes == 4 * 25_557_032
+    (_, vector), *gradients = half.tensors(1.0)
+    assert [(moment, 2 * count) for moment, count in gradients] == whole.tensors(1.0)[1:]
+    assert vector == whole.step_vector_bytes
+
+
 @pytest.mark.parametrize(("precision", "element", "activation"), [("float32", 4, 4), ("bf16", 4, 2), ("float64", 8, 8)])
 def test_what_is_sent_and_kept(precision, element, activation):
     """Both backends keep weights and gradients in float32 where activations are in bfloat16."""
     network = Network.of(config("--config", "fashion_mnist", "--precision", precision))
     assert (network.element, network.activation) == (element, activation)
-    assert network.gradient_bytes == element * 78_042
+    assert network.gradient_bytes == network.wire_bytes == element * 78_042
     # 16 channels in the stem and twice in a block; then 32 and 64, three times each, with the shortcut.
     assert network.step_vector_bytes == element * (2 * (3 * 16 + 3 * 32 + 3 * 64) + 5)
 
@@ -278,6 +291,10 @@ def test_memory():
     assert twice["activations"] == 2 * found["activations"]
     assert twice["decoded images"] == (5 * 32 + 2 * 64) * 3 * 4 * 224**2
     assert "buckets" not in memory(step(8, 1), 224, 32)
+    compressed = replace(
+        step(8, 8), network=Network.of(config("--config", "resnet50_8k", "--allreduce.compression", "fp16"))
+    )
+    assert memory(compressed, 224, 32)["buckets"] == 6 * 25_557_032
 
 
 def planned(recipe, workers, per_node=8, *options, milliseconds=120.0, spread=0.05):

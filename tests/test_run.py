@@ -91,6 +91,15 @@ def test_dali_takes_the_same_samples_windows_and_flips_on_any_number_of_workers(
         assert streams[1][part] == expected.tolist()
 
 
+@pytest.mark.parametrize("workers", [2])
+def test_gradients_in_sixteen_bits_take_nearly_the_same_steps(workers, recipe, image_folder, walks, shared):
+    run = shared / "in-16-bits"
+    assert train(recipe, image_folder, run, "--epochs", "1", "--allreduce.compression", "fp16") == 0
+    pairs = zip(metrics(run, "step"), metrics(walks / "on-2", "step"), strict=False)
+    off = [abs(one["loss"] / other["loss"] - 1) for one, other in pairs]
+    assert len(off) == 3 and off[0] < 1e-9 and 1e-9 < max(off) < 2e-3, off
+
+
 def test_the_workers_take_the_same_steps(walks):
     one = walks / "on-1"
     for workers in (2, 3):

@@ -35,6 +35,7 @@ class Bench:
         self._command, self._options, self._bar = command, options, bar
         self.folder, self.console = folder, console
         self._shown = bar.add_task("preparing", total=None)
+        self._measured = 0  # times
 
     def measure(
         self,
@@ -42,14 +43,20 @@ class Bench:
         titles: Mapping[str, str],
         asked: Sequence[Any] = (None,),
         error: type[RunError] = RunError,
+        rounds: int | None = None,
     ) -> dict[str, list[list[list[Answer]]]]:
         """See ``blocks.interleaved``.
 
         Args:
             titles: of the contestants, by name.
             error: raised if one of them ends.
+            rounds: None: as many as asked for.
         """
-        self._bar.reset(self._shown, total=len(crews) * (1 + self._options.rounds * len(asked)))
+        rounds = rounds or self._options.rounds
+        self._bar.reset(self._shown, total=len(crews) * (1 + rounds * len(asked)))
+        self._measured += 1
+        folder = self.folder / str(self._measured)
+        folder.mkdir()
 
         def starting(name: str) -> None:
             self._bar.update(self._shown, description=f"starting {titles[name]}", advance=1)
@@ -58,11 +65,8 @@ class Bench:
             self._bar.update(self._shown, description=f"round {number + 1}: {titles[name]}", advance=1)
 
         try:
-            with (
-                tempfile.TemporaryDirectory(dir=self.folder) as folder,
-                started(crews, Path(folder), asked[0], starting) as contestants,
-            ):
-                return interleaved(contestants, self._options.rounds, self._options.seconds, measuring, asked)
+            with started(crews, folder, asked[0], starting) as contestants:
+                return interleaved(contestants, rounds, self._options.seconds, measuring, asked)
         except ContestantError as ended:
             raise error(f"{self._command}: {ended}") from None
 

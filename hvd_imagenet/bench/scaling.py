@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     shared.require_sensible(options)
     emulating = options.emulate_step is not None
     counts = _counts(options.workers, emulating)
-    training.require_framework(config)
+    training.require_measurable(config)
     alternatives = _alternatives(options, config.framework)
     micro_batches = {count: _micro_batches(config, count, options.strong) for count in counts}
     transports = jobs.transports(options.transport, config.framework) if max(counts) > 1 else []

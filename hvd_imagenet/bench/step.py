@@ -17,8 +17,6 @@ from hvd_imagenet.bench.contestant import Command, Crew, Task
 from hvd_imagenet.bench.figures import Figure
 from hvd_imagenet.bench.options import Entry
 from hvd_imagenet.bench.steps import Task as Steps
-from hvd_imagenet.config import Config
-from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.forwards import most_per_forward
 from hvd_imagenet.host import cores_per_worker, this_place
 
@@ -53,8 +51,8 @@ def main(arguments: list[str]) -> None:
     config, options = settings.parse(parser, arguments)
     shared.require_sensible(options)
     names = [OURS, *shared.alternatives(options.against, ALTERNATIVES), MATRIX]
-    training.require_framework(config)
-    count = _micro_batches(config)
+    training.require_measurable(config)
+    count = most_per_forward(config.batch, 1)  # of a step: as many as run at once
     config = training.of_steps(config, count)
     if count > 1:
         names.insert(1, SEPARATE)
@@ -132,13 +130,6 @@ def show(found: dict[str, Any], console: Console) -> None:
     flops = found["results"]["flops_per_image"]
     if flops:
         console.print(f"an image's forward and backward: {flops / GIGA:,.2f} GFLOP, in convolutions and the classifier")
-
-
-def _micro_batches(config: Config) -> int:
-    """Of a step: as many as run at once."""
-    if config.batch.forward_size == "auto":
-        raise SettingsError("batch.forward_size: auto; give the number that is to be measured")
-    return most_per_forward(config.batch, 1)
 
 
 def _crew(name: str, framework: str, config: str, micro_batches: int) -> Crew:

@@ -20,10 +20,12 @@ DISTRIBUTIONS += ["nvidia-dali-cuda120", "nvidia-dali-cuda130"]
 BACKWARD = 2  # times the operations of a forward
 
 
-def require_framework(config: Config) -> None:
-    """Raise SettingsError unless the framework is installed."""
+def require_measurable(config: Config) -> None:
+    """Raise SettingsError unless the framework is installed, and each process would do the same."""
     if find_spec(PACKAGES[config.framework]) is None:
         raise SettingsError(f"framework: {config.framework}; is not installed; {remedy(config.framework)}")
+    if config.batch.forward_size == "auto":
+        raise SettingsError("batch.forward_size: auto; give the number that is to be measured")
 
 
 def of_steps(config: Config, micro_batches: int) -> Config:

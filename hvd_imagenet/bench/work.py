@@ -81,6 +81,8 @@ class Turns:
             taken += count
             passed = time.perf_counter() - start
             pace = max(passed / taken, SHORTEST)
+            if work.steady:  # to say how many more would take the time of an exchange
+                break
         work.finish()
         passed = time.perf_counter() - start
         self._pace[kind] = max(passed / taken, SHORTEST)

@@ -101,7 +101,7 @@ class AllreduceSettings:
         bucket_mib: how many MiB of gradients are summed in one go, at most, but for a larger one; null: an eighth of
             them all, but at least 1 MiB.
         compression: fp16: gradients travel, and are summed, in 16 bits: half the bytes, and what is learnt depends on
-            the number of workers, by what is rounded on the way.
+            the number of workers, by what is rounded on the way. A gradient above 64, of one parameter, is too large.
     """
 
     cycle_ms: float | None = None

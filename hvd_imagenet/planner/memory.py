@@ -28,6 +28,6 @@ def memory(step: Step, image_size: int, at_once: int) -> dict[str, float]:
     counted["activations"] = float(at_once * (values + others))
     counted["decoded images"] = float(decoded * COLOURS * IMAGE_ELEMENT * image_size**2)
     if step.cluster.workers > 1:
-        compressed = network.sent_bytes if network.sent < network.element else 0
+        compressed = network.wire_bytes if network.sent < network.element else 0
         counted["buckets"] = float(network.gradient_bytes + compressed)
     return counted

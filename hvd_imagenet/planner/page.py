@@ -91,7 +91,7 @@ def _lines(run: Run) -> list[tuple[str, str]]:
         lines += [
             (
                 "gradients",
-                f"{in_bytes(run.network.sent_bytes)}; each {partners} sends, and is sent, "
+                f"{in_bytes(run.network.wire_bytes)}; each {partners} sends, and is sent, "
                 f"{in_bytes(found['sent_bytes'])} per step",
             ),
             (
@@ -182,7 +182,7 @@ def _step(run: Run) -> dict[str, Any]:
 
 def _allreduce(run: Run) -> dict[str, Any]:
     """Of all gradients at once."""
-    cluster, count = run.cluster, run.network.sent_bytes
+    cluster, count = run.cluster, run.network.wire_bytes
     partners = cluster.nodes if cluster.nodes > 1 else cluster.workers
     return {
         "transport": run.transport.name,

@@ -52,7 +52,7 @@ class Network:
         return self.element * self.parameters
 
     @property
-    def sent_bytes(self) -> int:
+    def wire_bytes(self) -> int:
         """Of all gradients, as they travel."""
         return self.sent * self.parameters
 

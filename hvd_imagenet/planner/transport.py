@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from hvd_imagenet.config import AllreduceSettings
-from hvd_imagenet.planner import units
+from hvd_imagenet.joining import CPU_CYCLE, GPU_CYCLE, cycle_ms_in
 from hvd_imagenet.planner.allreduce import ALGORITHMS
 from hvd_imagenet.planner.cluster import Cluster, Link
 
 WORD = 8  # bytes, of the bits by which workers tell each other in each cycle what is ready
-CYCLE_VARIABLE = "HOROVOD_CYCLE_TIME"  # milliseconds
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,9 @@ def as_set(transport: Transport, settings: AllreduceSettings, environment: Mappi
     Raises:
         SettingsError: to what makes no sense.
     """
-    if CYCLE_VARIABLE in environment:
-        remedy = "give a number of milliseconds from 0 on"
-        cycle = units.number(CYCLE_VARIABLE, environment[CYCLE_VARIABLE], remedy, zero=True)
-        transport = replace(transport, cycle=cycle / 1000)
-    if settings.cycle_ms is not None:
-        transport = replace(transport, cycle=settings.cycle_ms / 1000)
-    return transport
+    given = cycle_ms_in(environment)  # looked at in any case: it may make no sense
+    cycle = given if settings.cycle_ms is None else settings.cycle_ms
+    return transport if cycle is None else replace(transport, cycle=cycle / 1000)
 
 
 # PCIe 3.0 between GPUs, whose copies take no time worth speaking of; for CPUs, what was measured between processes of
@@ -89,7 +84,7 @@ def as_set(transport: Transport, settings: AllreduceSettings, environment: Mappi
 # take the steps and the bytes of the hierarchical.
 COPYING = 4.4e9
 TRANSPORTS = {
-    "nccl": Transport("NCCL", ("ring", "hierarchical"), False, 1e-3, Link(10e-6, 12e9)),
-    "mpi": Transport("MPI", ("ring", "halving/doubling"), True, 5e-3, Link(10e-6, 2e9), COPYING),
-    "gloo": Transport("Gloo", ("ring",), True, 5e-3, Link(50e-6, 1e9), COPYING),
+    "nccl": Transport("NCCL", ("ring", "hierarchical"), False, GPU_CYCLE / 1000, Link(10e-6, 12e9)),
+    "mpi": Transport("MPI", ("ring", "halving/doubling"), True, CPU_CYCLE / 1000, Link(10e-6, 2e9), COPYING),
+    "gloo": Transport("Gloo", ("ring",), True, CPU_CYCLE / 1000, Link(50e-6, 1e9), COPYING),
 }

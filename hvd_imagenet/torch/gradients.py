@@ -11,6 +11,7 @@ from torch import nn
 
 from hvd_imagenet.buckets import FP16_SCALE, buckets
 from hvd_imagenet.config import AllreduceSettings
+from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.torch.optim import sum_over_workers
 
 
@@ -27,7 +28,8 @@ class GradientSum:
     """
 
     def __init__(self, model: nn.Module, settings: AllreduceSettings):
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+        self._parameters = list(self._names)
         self._buckets: list[_Bucket] = []
         self._active = False
         if hvd.size() > 1:
@@ -57,9 +59,13 @@ class GradientSum:
         for bucket in self._buckets:
             bucket.finish()
 
-    def _ready(self, bucket: _Bucket, _: torch.Tensor) -> None:
-        if self._active:
-            bucket.add()
+    def _ready(self, bucket: _Bucket, parameter: nn.Parameter) -> None:
+        if self._active and not bucket.add(parameter):
+            raise SettingsError(
+                f"model.name: the gradient of {self._names[parameter]} is made in several parts of one backward, the "
+                "first of which is on its way to the other workers already; give torch.utils.checkpoint "
+                "use_reentrant=False"
+            )
 
 
 class _Bucket:
@@ -75,14 +81,17 @@ class _Bucket:
         self._memory = parameters[0].new_empty(sum(p.numel() for p in parameters), requires_grad=False)
         parts = self._memory.split([p.numel() for p in parameters])
         self._places = [_like(parameter, part) for parameter, part in zip(parameters, parts, strict=True)]
-        self._ready = 0
+        self._ready: set[nn.Parameter] = set()
         self._wait: Callable[[], object] | None = None
 
-    def add(self) -> None:
-        """One more of its gradients is ready."""
-        self._ready += 1
-        if self._ready == len(self._parameters):
+    def add(self, parameter: nn.Parameter) -> bool:
+        """One more of its gradients is ready; false: that has been said before."""
+        if parameter in self._ready:
+            return False
+        self._ready.add(parameter)
+        if len(self._ready) == len(self._parameters):
             self.start()
+        return True
 
     def start(self) -> None:
         """Begin to sum, unless that has begun."""
@@ -95,7 +104,8 @@ class _Bucket:
         self._wait()
         for parameter, place in zip(self._parameters, self._places, strict=True):
             parameter.grad = place
-        self._ready, self._wait = 0, None
+        self._ready.clear()
+        self._wait = None
 
     def _sum(self) -> Callable[[], object]:
         """Begin to sum over the workers; returns what waits until that is there."""

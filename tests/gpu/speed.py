@@ -7,7 +7,7 @@ Prints, for PyTorch in bf16, micro-batches of 32 and 256 images in a forward:
 - images/s on made-up images, against a loop by hand, with the share of the rate of matrix products and of the chip's
   peak, by ``hvd-imagenet bench step``;
 - the milliseconds of an all-reduce of all gradients by Horovod over NCCL on one worker, which the trainer leaves out;
-- images/s of DALI's ``mixed`` decoder alone.
+- images/s of the loader alone, with DALI's ``mixed`` decoder.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from PIL import Image
 
 from hvd_imagenet import gpu
 
-# Dense bf16 (V100: fp16) tensor-core peaks by NVIDIA's data sheets, FLOP/s.
-PEAKS = {"V100": 125e12, "A100": 312e12, "H100": 989e12, "H200": 989e12, "RTX 3090": 71e12}
+# Dense bf16 tensor-core peaks by NVIDIA's data sheets, FLOP/s; by the driver's names, the first that is part of one.
+PEAKS = {"A100": 312e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "RTX 3090": 71e12}
 # Images/s of ResNet-50 training in mixed precision on one GPU: NVIDIA/DeepLearningExamples, PyTorch, ResNet50 v1.5,
 # container 21.03; timm's results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv. None is published there for others.
-PUBLISHED = {"V100": (1200, "NVIDIA"), "A100": (2470, "NVIDIA"), "RTX 3090": (1218, "timm")}
+PUBLISHED = {"A100": (2470, "NVIDIA"), "RTX 3090": (1218, "timm")}
 MODEL = ["--config", "resnet50_8k", "--precision", "bf16", "--batch.micro_size", "32", "--batch.forward_size", "256"]
 PHOTOS, SIDE, BATCH, SECONDS, REPEATS = 512, 400, 256, 10, 20
 GRADIENTS = 25_557_032  # of ResNet-50
@@ -49,7 +49,7 @@ def main() -> None:
             f"all-reduce of its gradients by one worker, over NCCL: {1000 * allreduce():.2f} ms, left out in training"
         )
         images = options.images or made_up(Path(folder) / "images")
-        print(f"DALI's mixed decoder alone: {decoder(images):,.0f} images/s")
+        print(f"the loader alone, with DALI's mixed decoder: {decoder(images):,.0f} images/s")
 
 
 def step(file: Path) -> list[str]:
@@ -79,6 +79,7 @@ def allreduce() -> float:
     import horovod.torch as hvd
     import torch
 
+    assert hvd.nccl_built(), "Horovod was built without NCCL: run launch/install.sh --gpu"
     hvd.init()
     gradients, seconds = torch.zeros(GRADIENTS, device="cuda"), []
     for _ in range(REPEATS):
