@@ -6,11 +6,12 @@ import json
 import numpy as np
 import plotly.graph_objects
 import pytest
+from matplotlib.figure import Figure
 from report_runs import make_run, write_evaluation
 
 from hvd_imagenet.report import arms, colours, curves, figures, plots, restarts, run
 from hvd_imagenet.report.curves import Curve
-from hvd_imagenet.report.png import png
+from hvd_imagenet.report.png import _show_the_end, png
 
 HOSTILE = "</script><img src=x onerror=alert(1)><b>%{x} {{7*7}} $\\alpha$ & &lt;\u2028"
 
@@ -289,3 +290,16 @@ def test_the_still_picture_takes_any_name(everything):
     for count in (1, len(names)):
         picture = png([arms.Arm(name, everything[n % 2].runs) for n, name in enumerate(names[:count])], "us")
         assert picture.startswith(b"\x89PNG") and len(picture) > 20_000 and b"Software\x00us" in picture
+
+
+@pytest.mark.parametrize(
+    ("errors", "ticks"),
+    [([64, 8], None), ([65, 8], ["10", "20", "50"]), ([100, 0.0, 1.5], ["2", "5", "10", "20", "50", "100"])],
+)
+def test_the_still_picture_shows_the_end_of_a_long_fall(errors, ticks):
+    """More than 8 times as large as the least that is not 0."""
+    axes = Figure().subplots()
+    axes.plot(errors)
+    _show_the_end(axes)
+    assert axes.get_yscale() == ("log" if ticks else "linear")
+    assert ticks is None or [label.get_text() for label in axes.get_yticklabels()] == ticks

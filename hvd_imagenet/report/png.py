@@ -23,6 +23,8 @@ MARKERS = {
     "x": "X",
 }
 LONGEST_NAME = 48
+FALL = 8  # times as large as the least error is the largest one, where an even axis would not show how curves end
+TICKS = [digit * 10.0**power for power in (-2, -1, 0, 1) for digit in (1, 2, 5)] + [100.0]  # %
 INSIDE = 6  # arms whose legend has room among the curves
 HEIGHT, IN_THE_LEGEND = 6.4, 0.19  # inches: of the picture at least, and of an arm's line
 
@@ -47,6 +49,7 @@ def png(arms: list[Arm], made_by: str) -> bytes:
         validation = [curves.validation_error(run) for run in arm.runs]
         handles.append(_curves(upper, validation, color=colour, lw=1.8, **signs))
         lower.plot(*rate, color=colour, lw=1.4, **signs)
+    _show_the_end(upper)
     upper.set(ylabel="top-1 error, %")
     lower.set(xlabel="epoch", ylabel="learning rate", yscale="log" if wants_log(rates) else "linear")
     for axes in (upper, lower):
@@ -69,6 +72,17 @@ def _curves(axes: Any, of: list[Curve], **style: Any) -> Any:
         over.epochs, over.mean - 2 * over.std, over.mean + 2 * over.std, color=style["color"], alpha=0.18, lw=0
     )
     return axes.plot(over.epochs, over.mean, **style)[0]
+
+
+def _show_the_end(axes: Any) -> None:
+    """Make an axis of errors logarithmic where they fall far."""
+    values = [value for line in axes.lines for value in line.get_ydata() if value > 0]
+    if values and max(values) > FALL * min(values):
+        limits = 0.9 * min(values), min(100.0, 1.1 * max(values))
+        axes.set(yscale="log", ylim=limits)
+        ticks = [tick for tick in TICKS if limits[0] <= tick <= limits[1]]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
 
 
 def _legend(axes: Any, handles: list[Any], names: list[str], several: bool) -> None:
