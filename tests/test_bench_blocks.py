@@ -190,11 +190,11 @@ time.sleep(1000)
 
 def test_ctrl_c_ends_all_contestants(tmp_path):
     """Pressed while the second one starts."""
-    left = []
+    left, others = [], {child.pid for child in psutil.Process().children(recursive=True)}  # of tests before
 
     def told(name):
         if name == "second":
-            left.extend(child.pid for child in psutil.Process().children(recursive=True))
+            left.extend({child.pid for child in psutil.Process().children(recursive=True)} - others)
             raise KeyboardInterrupt
 
     crews = {"first": crew(*LAUNCHER, log=str(tmp_path)), "second": crew()}
