@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from types import ModuleType
 
+from hvd_imagenet import cycles
 from hvd_imagenet.config import AllreduceSettings
 from hvd_imagenet.errors import LostContactError, SettingsError
 
-CYCLE_VARIABLE = "HOROVOD_CYCLE_TIME"  # milliseconds
-GPU_CYCLE, CPU_CYCLE = 1.0, 5.0  # milliseconds: Horovod's own, and ours
 NO_STALL = 86400  # seconds: where no stall is to end a job, Gloo's patience
 
 # Launchers of their own inside of a step, and a shell in it (srun --pty): what they start is not what srun started.
@@ -20,50 +18,24 @@ OTHERS = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_PTY_PORT")
 TOGETHER = ("PMI", "PALS_", "I_MPI_PMI_LIBRARY")
 
 
-def set_horovod(allreduce: AllreduceSettings, on_gpu: bool, stall_seconds: float | None) -> None:
+def set_horovod(
+    allreduce: AllreduceSettings, on_gpu: bool, stall_seconds: float | None, step_seconds: float | None = None
+) -> None:
     """The environment that Horovod reads when it starts: our settings, and where these leave it open, the user's.
 
     Gradients come in buckets, of which it is not to make larger ones, by copying them.
 
-    Gloo gives up after 30 seconds, and cannot say on whom: later than the watchdog, which can.
+    Gloo gives up after 30 seconds, and cannot say on whom: later than the watchdog, which can. MPI waits without a
+    pause, and takes the core from the training that the others wait for; it is to give way.
+
+    Args:
+        stall_seconds: see `hvd_imagenet.config.FaultSettings`; step_seconds: of a step, about; None: not known.
     """
     if allreduce.cycle_ms is not None or not on_gpu:
-        os.environ[CYCLE_VARIABLE] = f"{cycle_ms(allreduce, on_gpu):g}"
+        os.environ[cycles.VARIABLE] = f"{cycles.cycle_ms(allreduce, on_gpu, step_seconds):g}"
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(math.ceil(stall_seconds or NO_STALL) + 30))
-
-
-def cycle_ms(allreduce: AllreduceSettings, on_gpu: bool) -> float:
-    """Milliseconds from one look of Horovod at which gradients are ready to the next.
-
-    Horovod's coordinator wakes up every millisecond. Where it shares its cores with the training, that is
-    dear: every five milliseconds gave 6 to 40 % more images per second, ResNet-8 on two workers and two cores.
-
-    Raises:
-        SettingsError: the environment has something else.
-    """
-    if allreduce.cycle_ms is not None:
-        return allreduce.cycle_ms
-    given = cycle_ms_in(os.environ)
-    return (GPU_CYCLE if on_gpu else CPU_CYCLE) if given is None else given
-
-
-def cycle_ms_in(environment: Mapping[str, str]) -> float | None:
-    """What the environment has Horovod's cycle to be, in milliseconds; None: nothing.
-
-    Raises:
-        SettingsError: that is no number of milliseconds.
-    """
-    given = environment.get(CYCLE_VARIABLE)
-    if given is None:
-        return None
-    try:
-        value = float(given)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise SettingsError(f"{CYCLE_VARIABLE}: {given or 'empty'}; give a number of milliseconds from 0 on")
-    return value
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
 
 
 def meet_workers(hvd: ModuleType) -> None:

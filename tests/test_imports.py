@@ -20,6 +20,7 @@ FLOORS = {
     "durable": 1,
     "cores": 1,
     "gpu": 1,
+    "memory": 1,
     "policy": 1,
     "stream": 1,
     "models": 1,
@@ -34,6 +35,7 @@ FLOORS = {
     "host": 2,
     "hosts": 2,
     "joining": 2,
+    "cycles": 2,
     "torch": 3,
     "keras": 3,
     "checkpoint": 3,
@@ -64,6 +66,7 @@ NEIGHBOURS = {("trainer", "startup"), ("trainer", "saver"), ("trainer", "evaluat
 NEIGHBOURS |= {("startup", "inputs"), ("trainer", "inputs"), ("evaluation", "inputs")}
 NEIGHBOURS |= {("evaluation", "startup"), ("faults", "run_directory"), ("cli", "schedule"), ("cli", "data_cli")}
 NEIGHBOURS |= {("settings", "config"), ("joining", "config"), ("models", "stream"), ("models", "errors")}
+NEIGHBOURS |= {("joining", "cycles"), ("cycles", "config")}
 NEIGHBOURS |= {("data", "backend"), ("backend", "totals")}
 NEIGHBOURS |= {("gpu", "cores"), ("trainer", "listeners"), ("listeners", "startup")}
 NEIGHBOURS |= {("elastic", "checkpoint"), ("faults", "elastic")}
@@ -89,6 +92,7 @@ OUTSIDE = {
     "durable": set(),
     "cores": set(),
     "gpu": set(),
+    "memory": set(),
     "stream": {"numpy"},
     "models/spec": set(),
     "models/layers": set(),

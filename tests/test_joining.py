@@ -8,25 +8,26 @@ from hvd_imagenet.config import AllreduceSettings
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.joining import set_horovod
 
-CYCLE, PATIENCE = "HOROVOD_CYCLE_TIME", "HOROVOD_GLOO_TIMEOUT_SECONDS"
+CYCLE, PATIENCE, GIVES_WAY = "HOROVOD_CYCLE_TIME", "HOROVOD_GLOO_TIMEOUT_SECONDS", "OMPI_MCA_mpi_yield_when_idle"
 
 
 @pytest.mark.parametrize(
     ("settings", "on_gpu", "before", "after"),
     [
-        ({}, False, {}, {CYCLE: "5"}),
+        ({}, False, {}, {CYCLE: "10"}),
         ({}, True, {}, {}),
         ({}, True, {CYCLE: "2"}, {CYCLE: "2"}),
         ({}, False, {CYCLE: "2"}, {CYCLE: "2"}),
         ({"cycle_ms": 20}, True, {CYCLE: "2"}, {CYCLE: "20"}),
+        ({}, True, {GIVES_WAY: "0"}, {GIVES_WAY: "0"}),
     ],
 )
 def test_settings_come_before_the_environment_and_that_before_our_defaults(
     settings, on_gpu, before, after, monkeypatch
 ):
     monkeypatch.setattr(os, "environ", before.copy())
-    set_horovod(AllreduceSettings(**settings), on_gpu, 12.5)
-    assert os.environ == {**after, PATIENCE: "43", "HOROVOD_FUSION_THRESHOLD": "0"}
+    set_horovod(AllreduceSettings(**settings), on_gpu, 12.5, step_seconds=0.25)
+    assert os.environ == {GIVES_WAY: "1", **after, PATIENCE: "43", "HOROVOD_FUSION_THRESHOLD": "0"}
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])

@@ -1,6 +1,7 @@
 """The search for settings of the all-reduce: its steps by hand, its jobs on two workers, and what it refuses."""
 
 import math
+import os
 
 import pytest
 import yaml
@@ -65,15 +66,18 @@ def test_it_begins_with_what_the_settings_come_to(monkeypatch):
     """An eighth of ResNet-50's 25,557,032 parameters, at 4 bytes, are 12.186 MiB; of ResNet-8's, less than 1."""
     monkeypatch.setattr(tune.gpu, "visible", lambda: 0)
     monkeypatch.delenv("HOROVOD_CYCLE_TIME", raising=False)
-    assert tune.begins(given()) == {"cycle_ms": 5, "bucket_mib": 25_557_032 / 2 / 2**20}
-    assert tune.begins(given("--precision", "float64")) == {"cycle_ms": 5, "bucket_mib": 25_557_032 / 2**20}
-    assert tune.begins(given(*SMALL)) == {"cycle_ms": 5, "bucket_mib": 1}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
+    assert tune.begins(given(), 4) == {"cycle_ms": 50, "bucket_mib": 25_557_032 / 2 / 2**20}
+    assert tune.begins(given("--precision", "float64"), 4) == {"cycle_ms": 50, "bucket_mib": 25_557_032 / 2**20}
+    on_two = tune.begins(given("--batch.micro_size", "16", "--batch.global_size", "256"), 2)
+    assert on_two["cycle_ms"] == pytest.approx(1000 * (2 * 16 * 3 * 8_178_368_512 / 2e11 * 0.0002) ** 0.5)
+    assert tune.begins(given(*SMALL), 4) == {"cycle_ms": 5, "bucket_mib": 1}
     own = "--model.name", "mine:net", "--allreduce.cycle_ms", "20"
-    assert tune.begins(given(*own)) == {"cycle_ms": 20}
-    assert tune.begins(given(*own, "--allreduce.bucket_mib", "3")) == {"cycle_ms": 20, "bucket_mib": 3}
+    assert tune.begins(given(*own), 2) == {"cycle_ms": 20}
+    assert tune.begins(given(*own, "--allreduce.bucket_mib", "3"), 2) == {"cycle_ms": 20, "bucket_mib": 3}
     monkeypatch.setenv("HOROVOD_CYCLE_TIME", "0")
     with pytest.raises(SettingsError, match="HOROVOD_CYCLE_TIME: 0; cannot be doubled: unset it"):
-        tune.begins(given())
+        tune.begins(given(), 2)
 
 
 @pytest.fixture
@@ -129,7 +133,7 @@ def test_real_jobs_take_turns(tmp_path, monkeypatch, capsys):
     """A cycle of a second is so slow that half of it is surely faster, by one start of each."""
     for name, value in {"LEAST_STARTS": 1, "TURNS": 1, "FACTORS": (0.5,)}.items():
         monkeypatch.setattr(tune, name, value)
-    monkeypatch.setattr(tune, "begins", lambda config: {"cycle_ms": 1000})
+    monkeypatch.setattr(tune, "begins", lambda config, workers: {"cycle_ms": 1000})
     duel, calls = tune.Duel.__call__, []
 
     def once(*of):

@@ -12,7 +12,6 @@ from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.models import layers
 from hvd_imagenet.models.layers import Layer
-from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.planner.step import FORWARD
 
 WORD = 4  # bytes of a number
@@ -32,7 +31,7 @@ def emulated(config: Config, milliseconds: float) -> dict[str, Any]:
         )
     if config.model.own:
         raise SettingsError(f"model.name: {config.model.name}; --emulate-step knows the sizes of the table's networks")
-    costs = layers.layers(RESNETS[config.model.name], config.model.classes, config.data.image_size)
+    costs = config.layers()
     ready = [(part, count) for part, layer in layers.ready(costs) for count in tensors(layer, config.model.classes)]
     together = buckets([WORD * count for _, count in ready], config.allreduce.bucket_mib)
     gradients = [(FORWARD + (1 - FORWARD) * ready[part[-1]][0], sum(ready[i][1] for i in part)) for part in together]

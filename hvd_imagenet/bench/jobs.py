@@ -109,8 +109,6 @@ def job(transport: str, task: Task, workers: int) -> Crew:
         places += ["--gloo", "--network-interface", "lo", "--start-timeout", START_SECONDS]
         return Crew([Command(task, [launcher, "--disable-cache", *places], environment)])
     places += ["--bind-to", "none", "--map-by", "slot"]
-    if workers > most_workers()[0]:  # who waits is not to keep the cores from the others
-        places += ["--mca", "mpi_yield_when_idle", "1"]
     environment |= {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

@@ -11,13 +11,11 @@ from hvd_imagenet import settings
 from hvd_imagenet.backend import PACKAGES, remedy
 from hvd_imagenet.config import Config, EvaluateSettings, FaultSettings
 from hvd_imagenet.errors import SettingsError
-from hvd_imagenet.models import layers
-from hvd_imagenet.models.spec import RESNETS
+from hvd_imagenet.models.layers import training_flops
 from hvd_imagenet.policy import BatchSettings
 
 DISTRIBUTIONS = ["hvd-imagenet", "horovod", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras"]
 DISTRIBUTIONS += ["nvidia-dali-cuda120", "nvidia-dali-cuda130"]
-BACKWARD = 2  # times the operations of a forward
 
 
 def require_measurable(config: Config) -> None:
@@ -91,7 +89,4 @@ def title(told: dict[str, Any]) -> str:
 def flops_per_image(config: Config) -> int | None:
     """Floating-point operations of an image's forward and backward, two to each multiply-add; None: a network that is
     none of the table's."""
-    if config.model.own:
-        return None
-    costs = layers.layers(RESNETS[config.model.name], config.model.classes, config.data.image_size)
-    return (1 + BACKWARD) * layers.forward_flops(costs)
+    return None if config.model.own else training_flops(config.layers())

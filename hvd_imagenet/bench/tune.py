@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hvd_imagenet import gpu, settings
+from hvd_imagenet import cycles, gpu, settings
 from hvd_imagenet.bench import jobs, machine, report, training
 from hvd_imagenet.bench import options as shared
 from hvd_imagenet.bench.blocks import speed
@@ -22,7 +22,6 @@ from hvd_imagenet.bench.steps import Task as Steps
 from hvd_imagenet.buckets import default_bytes
 from hvd_imagenet.config import AllreduceSettings, Config
 from hvd_imagenet.errors import RunError, SettingsError
-from hvd_imagenet.joining import CYCLE_VARIABLE, cycle_ms
 from hvd_imagenet.planner.step import Network
 
 FACTORS = (2, 0.5)
@@ -56,7 +55,7 @@ def main(arguments: list[str]) -> None:
     micro_batches = _micro_batches(config, workers)
     transport = jobs.transports(options.transport, config.framework)[-1]
     config = training.of_steps(config, micro_batches)
-    begin = begins(config)
+    begin = begins(config, workers)
     launcher = jobs.TRANSPORTS[transport][1]
     place = f"{training.title(training.described(config))}, {report.counted(workers, 'worker')} by {launcher}"
     with report.going_on("tune", options) as bench:
@@ -151,16 +150,17 @@ def recipe(found: AllreduceSettings, before: AllreduceSettings, why: str) -> str
     return f"# Found by hvd-imagenet tune: {why}.\n{yaml.safe_dump({'allreduce': changed}, sort_keys=False)}"
 
 
-def begins(config: Config) -> dict[str, float]:
+def begins(config: Config, workers: int) -> dict[str, float]:
     """Where the search begins: what is given, or what a default comes to, which of a network that is none of the
     table's is not known for its buckets: these are not searched then.
 
     Raises:
         SettingsError: there is nothing to be doubled.
     """
-    cycle = cycle_ms(config.allreduce, gpu.visible() > 0)
+    cores = max(1, len(os.sched_getaffinity(0)) // workers)
+    cycle = cycles.cycle_ms(config.allreduce, gpu.visible() > 0, cycles.micro_batch_seconds(config, cores))
     if cycle == 0:
-        raise SettingsError(f"{CYCLE_VARIABLE}: 0; cannot be doubled: unset it, or give allreduce.cycle_ms")
+        raise SettingsError(f"{cycles.VARIABLE}: 0; cannot be doubled: unset it, or give allreduce.cycle_ms")
     found = {"cycle_ms": cycle}
     if config.allreduce.bucket_mib is not None:
         found["bucket_mib"] = config.allreduce.bucket_mib

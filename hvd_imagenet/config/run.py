@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hvd_imagenet.config.data import DataSettings, StreamSettings
+from hvd_imagenet.models.layers import Layer, layers
 from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.policy import BatchSettings, LargeBatchPolicy, LearningRateSettings
 from hvd_imagenet.policy.settings import is_positive, require
@@ -259,3 +260,11 @@ class Config:
     def policy(self, dataset_size: int) -> LargeBatchPolicy:
         """The plan of the run on a training set of that many samples."""
         return LargeBatchPolicy(dataset_size, self.epochs, self.batch, self.lr)
+
+    def layers(self) -> list[Layer]:
+        """The network's layers, in the order of the forward, and what they cost.
+
+        Raises:
+            KeyError: it is one of your own, whose layers are not known before it is built.
+        """
+        return layers(RESNETS[self.model.name], self.model.classes, self.data.image_size)

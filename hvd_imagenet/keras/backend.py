@@ -17,6 +17,7 @@ import tensorflow as tf
 from hvd_imagenet.backend import Batch, InUse, NormBatches, Pulse, State, require_statistics
 from hvd_imagenet.config import Config
 from hvd_imagenet.cores import keep_to
+from hvd_imagenet.cycles import step_seconds
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.forwards import fastest, forwards, most_per_forward
 from hvd_imagenet.host import own_cores, require_own_gpus, this_place
@@ -27,6 +28,7 @@ from hvd_imagenet.keras.model import build
 from hvd_imagenet.keras.norm import StepStatistics
 from hvd_imagenet.keras.optim import SGD, sum_over_workers
 from hvd_imagenet.keras.state import NetworkState
+from hvd_imagenet.memory import keep_memory
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
@@ -52,7 +54,10 @@ class Backend:
     """
 
     def __init__(self, config: Config):
-        set_horovod(config.allreduce, bool(tf.config.list_physical_devices("GPU")), config.faults.stall_seconds)
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        if not on_gpu:
+            keep_memory()
+        set_horovod(config.allreduce, on_gpu, config.faults.stall_seconds, step_seconds(config))
         self.pulse = Pulse()
         meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()

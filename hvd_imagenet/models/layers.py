@@ -50,6 +50,11 @@ def forward_flops(costs: list[Layer]) -> int:
     return sum(layer.forward_flops for layer in costs)
 
 
+def training_flops(costs: list[Layer]) -> int:
+    """Floating-point operations of one image's forward and backward, of which the latter has twice as many."""
+    return 3 * forward_flops(costs)
+
+
 def ready(costs: list[Layer]) -> Iterator[tuple[float, Layer]]:
     """The layers in the order in which a backward is done with them, and the part of it, from 0 to 1, that is over.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
-from hvd_imagenet.models.layers import forward_flops
+from hvd_imagenet.models.layers import training_flops
 from hvd_imagenet.planner.cluster import Cluster
 from hvd_imagenet.planner.measured import Steps
 from hvd_imagenet.planner.step import Network, Speed, Step
@@ -40,8 +40,8 @@ def micro_batch_seconds(steps: Steps, config: Config, links: Cluster, transport:
         return Step(steps.micro_batches, steps.micro_size, cluster, network, speed, transport).seconds
 
     found = steps.computing or _inverse(predicted, steps.seconds, steps)
-    operations = forward_flops(Network.of(config).costs) * config.batch.micro_size
-    return found * operations / (forward_flops(network.costs) * steps.micro_size)
+    operations = training_flops(config.layers()) * config.batch.micro_size
+    return found * operations / (training_flops(network.costs) * steps.micro_size)
 
 
 def _inverse(predicted, seconds: float, steps: Steps) -> float:

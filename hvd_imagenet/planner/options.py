@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hvd_imagenet.config import AllreduceSettings, Config
+from hvd_imagenet.config import Config
 from hvd_imagenet.errors import SettingsError
-from hvd_imagenet.models.layers import forward_flops
+from hvd_imagenet.models.layers import training_flops
 from hvd_imagenet.planner import measured, units
 from hvd_imagenet.planner.calibration import micro_batch_seconds
 from hvd_imagenet.planner.cluster import Cluster, Link
@@ -61,7 +61,7 @@ def planned(options: Any, config: Config, environment: Mapping[str, str]) -> tup
             '--bench: and --step-ms; give one of them (a file {"bench": "step", ...} can stand beside others)'
         )
     known = measured.read(given["bench"] or [])
-    transport = _transport(given, known.links, config.allreduce, environment)
+    transport = _transport(given, known.links, config, environment)
     cluster = _cluster(given, config, transport, known.links)
     spread = _spread(given)
     network = Network.of(config)
@@ -79,9 +79,7 @@ def planned(options: Any, config: Config, environment: Mapping[str, str]) -> tup
         raise SettingsError(f"--workers: {cluster.workers}; are too many: {error}") from None
 
 
-def _transport(
-    given: Given, links: measured.Links | None, settings: AllreduceSettings, environment: Mapping[str, str]
-) -> Transport:
+def _transport(given: Given, links: measured.Links | None, config: Config, environment: Mapping[str, str]) -> Transport:
     name = given["transport"]
     if name is None and links and links.transport in TRANSPORTS:
         name = links.transport
@@ -89,7 +87,7 @@ def _transport(
         name = given.assume("nccl", "NCCL sums the gradients, on GPUs (--transport)")
     if name.lower() not in TRANSPORTS:
         raise SettingsError(f"--transport: {name}; give one of {', '.join(TRANSPORTS)}")
-    return as_set(TRANSPORTS[name.lower()], settings, environment)
+    return as_set(TRANSPORTS[name.lower()], config, environment)
 
 
 def _cluster(given: Given, config: Config, transport: Transport, links: measured.Links | None) -> Cluster:
@@ -159,7 +157,7 @@ def _step_seconds(given: Given, config: Config, network: Network) -> float:
     if given["step_ms"] is not None:
         remedy = "give the milliseconds of forward and backward of one micro-batch, above 0"
         return units.number("--step-ms", given["step_ms"], remedy) / 1000
-    seconds = 3 * config.batch.micro_size * forward_flops(network.costs) / FLOPS
+    seconds = config.batch.micro_size * training_flops(network.costs) / FLOPS
     shown = units.milliseconds(seconds)
     return given.assume(seconds, f"{shown} for a micro-batch, as fast as the paper's GPUs (--step-ms, --bench)")
 

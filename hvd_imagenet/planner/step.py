@@ -9,7 +9,6 @@ from statistics import NormalDist
 from hvd_imagenet.buckets import buckets
 from hvd_imagenet.config import Config
 from hvd_imagenet.models import layers
-from hvd_imagenet.models.spec import RESNETS
 from hvd_imagenet.planner.cluster import Cluster
 from hvd_imagenet.planner.transport import Transport
 
@@ -37,11 +36,10 @@ class Network:
 
     @classmethod
     def of(cls, config: Config) -> Network:
-        costs = layers.layers(RESNETS[config.model.name], config.model.classes, config.data.image_size)
         element = 8 if config.precision == "float64" else 4
         activation = 2 if config.precision == "bf16" else element
         sent = 2 if config.allreduce.compression == "fp16" else element
-        return cls(costs, element, activation, sent, config.allreduce.bucket_mib)
+        return cls(config.layers(), element, activation, sent, config.allreduce.bucket_mib)
 
     @property
     def parameters(self) -> int:

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from hvd_imagenet.config import AllreduceSettings
-from hvd_imagenet.joining import CPU_CYCLE, GPU_CYCLE, cycle_ms_in
+from hvd_imagenet.config import Config
+from hvd_imagenet.cycles import CPU_CYCLES, GPU_CYCLE, cpu_cycle, cycle_ms_in, micro_batch_seconds
 from hvd_imagenet.planner.allreduce import ALGORITHMS
 from hvd_imagenet.planner.cluster import Cluster, Link
 
@@ -68,14 +68,17 @@ class Transport:
         return end
 
 
-def as_set(transport: Transport, settings: AllreduceSettings, environment: Mapping[str, str]) -> Transport:
-    """A transport as the run's settings have it, and where these leave it open, the job's environment, if it does.
+def as_set(transport: Transport, config: Config, environment: Mapping[str, str]) -> Transport:
+    """A transport as the run's settings have it, and where these leave it open, the job's environment, if it does, or
+    else the default: on CPUs, of which each worker is taken to have one, with cycles that suit its steps.
 
     Raises:
         SettingsError: to what makes no sense.
     """
     given = cycle_ms_in(environment)  # looked at in any case: it may make no sense
-    cycle = given if settings.cycle_ms is None else settings.cycle_ms
+    cycle = given if config.allreduce.cycle_ms is None else config.allreduce.cycle_ms
+    if cycle is None and transport.blocks:
+        cycle = cpu_cycle(micro_batch_seconds(config, cores=1))
     return transport if cycle is None else replace(transport, cycle=cycle / 1000)
 
 
@@ -85,6 +88,6 @@ def as_set(transport: Transport, settings: AllreduceSettings, environment: Mappi
 COPYING = 4.4e9
 TRANSPORTS = {
     "nccl": Transport("NCCL", ("ring", "hierarchical"), False, GPU_CYCLE / 1000, Link(10e-6, 12e9)),
-    "mpi": Transport("MPI", ("ring", "halving/doubling"), True, CPU_CYCLE / 1000, Link(10e-6, 2e9), COPYING),
-    "gloo": Transport("Gloo", ("ring",), True, CPU_CYCLE / 1000, Link(50e-6, 1e9), COPYING),
+    "mpi": Transport("MPI", ("ring", "halving/doubling"), True, CPU_CYCLES[0] / 1000, Link(10e-6, 2e9), COPYING),
+    "gloo": Transport("Gloo", ("ring",), True, CPU_CYCLES[0] / 1000, Link(50e-6, 1e9), COPYING),
 }

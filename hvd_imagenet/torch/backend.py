@@ -17,14 +17,16 @@ from torch.nn import functional as F
 from hvd_imagenet.backend import Batch, InUse, NormBatches, Pulse, State, require_statistics
 from hvd_imagenet.config import Config
 from hvd_imagenet.cores import keep_to
+from hvd_imagenet.cycles import step_seconds
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.forwards import fastest, forwards, most_per_forward
 from hvd_imagenet.host import cores_per_worker, own_cores, require_own_gpus, this_place
 from hvd_imagenet.joining import meet_workers, set_horovod
+from hvd_imagenet.memory import keep_memory
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
 from hvd_imagenet.stream import share
-from hvd_imagenet.torch.device import Moment, choose_device, keep_memory
+from hvd_imagenet.torch.device import Moment, choose_device
 from hvd_imagenet.torch.gradients import GradientSum
 from hvd_imagenet.torch.model import build
 from hvd_imagenet.torch.norm import StepStatistics
@@ -50,7 +52,10 @@ class Backend:
     """
 
     def __init__(self, config: Config):
-        set_horovod(config.allreduce, torch.cuda.is_available(), config.faults.stall_seconds)
+        on_gpu = torch.cuda.is_available()
+        if not on_gpu:
+            keep_memory()
+        set_horovod(config.allreduce, on_gpu, config.faults.stall_seconds, step_seconds(config))
         self.pulse = Pulse()
         meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()
@@ -62,8 +67,6 @@ class Backend:
         self.cores = min(len(mine), cores_per_worker(places, self.rank))
         self._device = torch.device("cpu" if self.device_id is None else f"cuda:{self.device_id}")
         torch.set_num_threads(self.cores)
-        if self.device_id is None:
-            keep_memory()
         if config.precision == "float64" and self.device_id is not None:
             raise SettingsError("precision: float64; for tests on a CPU only: give float32 or bf16")
 

@@ -1,16 +1,12 @@
-"""What of its host a worker takes: one GPU, or the memory that its steps need again and again; and its clock."""
+"""What of its host a worker takes, one GPU; and its clock."""
 
 from __future__ import annotations
 
-import ctypes
 import time
 
 import torch
 
 from hvd_imagenet.gpu import Gpu, identify
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-NEVER, A_GIBIBYTE = -1, 1 << 30
 
 
 def choose_device(local_rank: int) -> tuple[int, Gpu] | tuple[None, None]:
@@ -37,15 +33,3 @@ class Moment:
             return later._time - self._time
         later._event.synchronize()
         return self._event.elapsed_time(later._event) / 1000
-
-
-def keep_memory() -> None:
-    """Let the C library keep freed memory for the next step, which needs as much again.
-
-    As it comes, glibc gives activations back to the system and has them zeroed, page by page, when they are allocated
-    again: a third of a ResNet-50's step on two cores. PyTorch caches only a GPU's memory.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # glibc's; others do without
-        mallopt(M_TRIM_THRESHOLD, NEVER)
-        mallopt(M_MMAP_THRESHOLD, A_GIBIBYTE)

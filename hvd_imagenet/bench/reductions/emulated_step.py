@@ -37,7 +37,7 @@ class Emulated(Work):
         allreduce: dict[str, Any],
     ):
         settings = AllreduceSettings(**allreduce)
-        set_horovod(settings, on_gpu=False, stall_seconds=None)
+        set_horovod(settings, on_gpu=False, stall_seconds=None, step_seconds=seconds)
         meet_workers(hvd)
         torch.set_num_threads(1)
         self.rank, self.size = hvd.rank(), hvd.size()

@@ -12,6 +12,7 @@ from hvd_imagenet.config import Config
 from hvd_imagenet.keras.device import choose_device, set_threads
 from hvd_imagenet.keras.model import build
 from hvd_imagenet.keras.names import layers_of
+from hvd_imagenet.memory import keep_memory
 
 
 class Loop(Work):
@@ -54,9 +55,11 @@ class Loop(Work):
 
 
 def prepared(config: Config) -> None:
-    """Threads, device and precision of a process, as the trainer has them."""
+    """Threads, memory, device and precision of a process, as the trainer has them."""
     set_threads(1)
-    choose_device(0)
+    device_id, _ = choose_device(0)
+    if device_id is None:
+        keep_memory()
     double = config.precision == "float64"
     keras.config.set_floatx("float64" if double else "float32")
     keras.config.set_dtype_policy("mixed_bfloat16" if config.precision == "bf16" else keras.config.floatx())

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from hvd_imagenet.bench.steps import RATE, Task, made_up
 from hvd_imagenet.bench.work import Work
-from hvd_imagenet.torch.device import choose_device, keep_memory
+from hvd_imagenet.memory import keep_memory
+from hvd_imagenet.torch.device import choose_device
 from hvd_imagenet.torch.model import build
 from hvd_imagenet.torch.optim import sgd_param_groups
 
