@@ -28,7 +28,7 @@ class Pretended(Work):
             raise ValueError("no more of it")
         if self._fails in ("killed", "silently"):
             if self._fails == "killed":
-                print("said before", file=sys.stderr, flush=True)
+                sys.stderr.write("said before\n")  # at once, where two write to one file
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 from jobs import gone, until
 
-from hvd_imagenet.bench import blocks
+from hvd_imagenet.bench import blocks, report
 from hvd_imagenet.bench.contestant import Command, Contestant, ContestantError, Crew, Task
 from hvd_imagenet.bench.work import Answer, Turns, Work, steps_left
 
@@ -119,6 +120,15 @@ def test_rounds(monkeypatch):
         name: [[10] * 3, [20] * 3] for name in "ab"
     }
     assert len(asked) == 12 and all(sorted(asked[i : i + 4]) == [10, 10, 20, 20] for i in (0, 4, 8))
+
+
+def test_rounds_are_shared_out_over_starts(tmp_path):
+    """Five over two are 2 and 3; processes are others each time, and what they answered stands together."""
+    crews = {name: crew(log=str(tmp_path)) for name in "ab"}
+    with report.going_on("some", Namespace(rounds=5, seconds=0.01)) as bench:
+        found = bench.measure(crews, {"a": "A", "b": "B"}, starts=2)
+    assert list(found) == ["a", "b"] and all(len(rounds) == 5 for (rounds,) in found.values())
+    assert len(list(tmp_path.glob("[0-9]*"))) == 4
 
 
 @pytest.mark.parametrize(("launcher", "commands"), [([], 1), ([], 2), (LAUNCHER, 1)])

@@ -140,6 +140,16 @@ def quick_horovodrun(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "job", job)
 
 
+def test_all_are_started_anew(tmp_path, capsys):
+    """The workers of one start do not meet those of the one before."""
+    options = ["--workers", "2", "--transport", "mpi", "--against", "ddp", "--starts", "2"]
+    assert cli.main(["bench", "scaling", *SMALL, *QUICK, *options, "--json", str(tmp_path / "scaling.json")]) == 0
+    assert "2 rounds of 0.1 s over 2 starts" in " ".join(capsys.readouterr().out.split())
+    found = json.loads((tmp_path / "scaling.json").read_text())
+    assert found["settings"]["starts"] == 2
+    assert [len(row["images_per_second"]["values"]) for row in found["results"]] == [2, 2]
+
+
 def test_the_command_on_two_workers(tmp_path, capsys, quick_horovodrun):
     before = psutil.Process().children()
     options = [*SMALL, *QUICK, "--workers", "1,2", "--json", str(tmp_path / "scaling.json")]

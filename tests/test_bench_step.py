@@ -172,6 +172,8 @@ def trained(loop):
         (["--batch.forward_size", "auto"], "batch.forward_size: auto; give the number that is to be measured"),
         (["--against", "lightning"], "--against: lightning; known: loop"),
         (["--rounds", "0"], "--rounds: 0; give a number above 0"),
+        (["--starts", "0"], "--starts: 0; give a number above 0"),
+        (["--starts", "3", "--rounds", "2"], "--starts: 3; and --rounds 2: give a round for each start"),
         (["--secnds", "1"], "--secnds: unknown option; did you mean --seconds?"),
         (["--json", "/nowhere/bench.json"], "--json: /nowhere/bench.json; its folder does not exist"),
         (["--precision", "fp16"], "precision: fp16; give one of float32, bf16, float64"),

@@ -14,12 +14,12 @@ CYCLE = "HOROVOD_CYCLE_TIME"
     ("seconds", "milliseconds"),
     [
         (None, 5),
-        (0.04, 5),  # 4 by the root
-        (0.0625, 5),
-        (0.09, 6),
-        (0.25, 10),
-        (6.25, 50),
-        (9.0, 50),  # 60
+        (0.08, 5),  # 4 by the root
+        (0.125, 5),
+        (0.18, 6),
+        (0.5, 10),
+        (12.5, 50),
+        (18.0, 50),  # 60
     ],
 )
 def test_on_a_cpu_it_is_the_root_of_a_step_and_of_twice_a_look(seconds, milliseconds):
@@ -28,12 +28,12 @@ def test_on_a_cpu_it_is_the_root_of_a_step_and_of_twice_a_look(seconds, millisec
 
 def test_what_is_set_comes_before_the_environment_and_that_before_the_default(monkeypatch):
     monkeypatch.setenv(CYCLE, "2")
-    assert cycles.cycle_ms(AllreduceSettings(cycle_ms=20), False, 0.25) == 20
-    assert cycles.cycle_ms(AllreduceSettings(), False, 0.25) == 2
-    assert cycles.cycle_ms(AllreduceSettings(), True, 0.25) == 2
+    assert cycles.cycle_ms(AllreduceSettings(cycle_ms=20), False, 0.5) == 20
+    assert cycles.cycle_ms(AllreduceSettings(), False, 0.5) == 2
+    assert cycles.cycle_ms(AllreduceSettings(), True, 0.5) == 2
     monkeypatch.delenv(CYCLE)
-    assert cycles.cycle_ms(AllreduceSettings(), False, 0.25) == pytest.approx(10)
-    assert cycles.cycle_ms(AllreduceSettings(), True, 0.25) == 1
+    assert cycles.cycle_ms(AllreduceSettings(), False, 0.5) == pytest.approx(10)
+    assert cycles.cycle_ms(AllreduceSettings(), True, 0.5) == 1
 
 
 def test_a_step_is_as_long_as_its_operations_take_at_100_gflops_on_each_core():

@@ -26,7 +26,7 @@ def test_settings_come_before_the_environment_and_that_before_our_defaults(
     settings, on_gpu, before, after, monkeypatch
 ):
     monkeypatch.setattr(os, "environ", before.copy())
-    set_horovod(AllreduceSettings(**settings), on_gpu, 12.5, step_seconds=0.25)
+    set_horovod(AllreduceSettings(**settings), on_gpu, 12.5, step_seconds=0.5)
     assert os.environ == {GIVES_WAY: "1", **after, PATIENCE: "43", "HOROVOD_FUSION_THRESHOLD": "0"}
 
 

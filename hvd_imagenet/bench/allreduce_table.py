@@ -23,7 +23,7 @@ def show(
     nodes = f" on {report.counted(told['nodes'], 'node')}" if told["nodes"] > 1 else ""
     table = Table(
         title=f"sum over {report.counted(told['workers'], 'worker')}{nodes}: milliseconds, and MB/s of a link, "
-        f"{told['rounds']} rounds of {told['seconds']:g} s",
+        f"{report.turns(told)}",
         caption=f"{report.FOOTNOTE}; MB/s: 2 (p - 1) / p bytes / seconds; {found['machine']['processor']}",
     )
     table.add_column("bytes", justify="right")

@@ -117,8 +117,8 @@ def show(found: dict, console: Console) -> None:
     settings = found["settings"]
     table = Table(
         title=f"{settings['photos']:,} photos, {report.counted(settings['threads'], 'thread')}, batches of "
-        f"{settings['batch']}, {settings['resampling']} resampling, {settings['rounds']} rounds of "
-        f"{settings['seconds']:g} s",
+        f"{settings['batch']}, {settings['resampling']} resampling, "
+        f"{report.turns(settings)}",
         caption=f"{report.FOOTNOTE}; {found['machine']['processor']}",
     )
     for column, justify in (("", "left"), ("images/s per core", "right"), ("ours / its own", "right")):

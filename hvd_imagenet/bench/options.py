@@ -46,6 +46,25 @@ def add_to(parser: ArgumentParser, known: str, rounds: int, seconds: float) -> N
     parser.add_argument("--json", metavar="FILE", type=str, help="all figures, with machine and versions")
 
 
+def add_starts_to(parser: ArgumentParser) -> None:
+    """Add how often contestants are started, for what is not equally fast from one start to the next."""
+    parser.add_argument(
+        "--starts",
+        metavar="N",
+        type=int,
+        default=1,
+        help="how often all are started anew, which moves them in memory and so makes some percent; the rounds are "
+        "shared out over the starts (default: 1)",
+    )
+
+
+def require_starts(options: Any) -> None:
+    """Raise SettingsError unless there is a round for each start."""
+    require_above_0("starts", options.starts)
+    if options.starts > options.rounds:
+        raise SettingsError(f"--starts: {options.starts}; and --rounds {options.rounds}: give a round for each start")
+
+
 def require_sensible(options: Any) -> None:
     """Check what all benches share, but for the alternatives.
 

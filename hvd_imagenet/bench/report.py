@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from hvd_imagenet.bench.work import Answer
 from hvd_imagenet.errors import RunError
 
 WIDTH = 140  # columns, where there is no terminal
+TURNS = "rounds", "starts", "seconds"  # the options that say how they are taken
 FOOTNOTE = "medians with their 95 % intervals"
 
 
@@ -35,7 +37,7 @@ class Bench:
         self._command, self._options, self._bar = command, options, bar
         self.folder, self.console = folder, console
         self._shown = bar.add_task("preparing", total=None)
-        self._measured = 0  # times
+        self._started = 0  # times
 
     def measure(
         self,
@@ -44,6 +46,7 @@ class Bench:
         asked: Sequence[Any] = (None,),
         error: type[RunError] = RunError,
         rounds: int | None = None,
+        starts: int = 1,
     ) -> dict[str, list[list[list[Answer]]]]:
         """See ``blocks.interleaved``.
 
@@ -51,11 +54,31 @@ class Bench:
             titles: of the contestants, by name.
             error: raised if one of them ends.
             rounds: None: as many as asked for.
+            starts: how often all of them are started, in an order by chance; the rounds are shared out over these.
         """
-        rounds = rounds or self._options.rounds
-        self._bar.reset(self._shown, total=len(crews) * (1 + rounds * len(asked)))
-        self._measured += 1
-        folder = self.folder / str(self._measured)
+        rounds, dice = rounds or self._options.rounds, random.Random(0)
+        self._bar.reset(self._shown, total=len(crews) * (starts + rounds * len(asked)))
+        found: dict[str, list[list[list[Answer]]]] = {name: [[] for _ in asked] for name in crews}
+        for start in range(starts):
+            order = dice.sample(list(crews), len(crews))
+            mine = rounds * (start + 1) // starts - rounds * start // starts
+            answered = self._of_a_start({name: crews[name] for name in order}, titles, asked, error, mine, dice)
+            for name, of_name in answered.items():
+                for all_rounds, these in zip(found[name], of_name, strict=True):
+                    all_rounds += these
+        return found
+
+    def _of_a_start(
+        self,
+        crews: Mapping[str, Crew],
+        titles: Mapping[str, str],
+        asked: Sequence[Any],
+        error: type[RunError],
+        rounds: int,
+        dice: random.Random,
+    ) -> dict[str, list[list[list[Answer]]]]:
+        self._started += 1
+        folder = self.folder / str(self._started)
         folder.mkdir()
 
         def starting(name: str) -> None:
@@ -66,7 +89,7 @@ class Bench:
 
         try:
             with started(crews, folder, asked[0], starting) as contestants:
-                return interleaved(contestants, rounds, self._options.seconds, measuring, asked)
+                return interleaved(contestants, rounds, self._options.seconds, measuring, asked, dice)
         except ContestantError as ended:
             raise error(f"{self._command}: {ended}") from None
 
@@ -94,7 +117,7 @@ def written(
     """
     report = {
         "bench": kind,
-        "settings": {**settings, "rounds": options.rounds, "seconds": options.seconds},
+        "settings": {**settings, **{name: getattr(options, name) for name in TURNS if name in options}},
         "machine": machine.description(),
         "versions": machine.versions(distributions),
         **parts,
@@ -107,6 +130,12 @@ def written(
 def cell(figure: Mapping[str, Any], form: str) -> str:
     """A figure, as a table shows it."""
     return f"{figure['median']:{form}} ({figure['low']:{form}} – {figure['high']:{form}})"
+
+
+def turns(told: Mapping[str, Any]) -> str:
+    """How they were taken, such as "20 rounds of 2 s over 4 starts"."""
+    starts = told.get("starts", 1)
+    return f"{told['rounds']} rounds of {told['seconds']:g} s{f' over {starts} starts' if starts > 1 else ''}"
 
 
 def counted(number: int, what: str) -> str:

@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> None:
     config, options = settings.parse(_parser(), arguments)
     jobs.require_no_worker("bench scaling")
     shared.require_sensible(options)
+    shared.require_starts(options)
     emulating = options.emulate_step is not None
     counts = _counts(options.workers, emulating)
     training.require_measurable(config)
@@ -72,7 +73,8 @@ def main(arguments: list[str]) -> None:
             keys = _keys(counts, transports, alternatives, config.data.path is not None)
             crews = {key: _crew(key, files[key.workers], micro_batches[key.workers]) for key in keys}
         named = {_text(key): crew for key, crew in crews.items()}
-        answered = bench.measure(named, {_text(key): f"{_title(key)}, {key.workers}" for key in crews})
+        titles = {_text(key): f"{_title(key)}, {key.workers}" for key in crews}
+        answered = bench.measure(named, titles, starts=options.starts)
     rounds = {key: answered[_text(key)][0] for key in crews}
     told = {**training.described(config), "workers": counts, "strong": options.strong}
     told["emulate_step_ms"] = options.emulate_step
@@ -102,6 +104,7 @@ def _parser():
         "they had made them: what coordination costs with more workers than cores; nothing else is measured",
     )
     shared.add_to(parser, known, rounds=20, seconds=5)
+    shared.add_starts_to(parser)
     return parser
 
 

@@ -58,7 +58,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     if told["emulate_step_ms"] is not None:
         of_step = f"{told['emulate_step_ms']:g} ms of sleep in place of computing"
     table = Table(
-        title=f"{training.title(told)}; {of_step}, {told['rounds']} rounds of {told['seconds']:g} s",
+        title=f"{training.title(told)}; {of_step}, {report.turns(told)}",
         caption=f"{report.FOOTNOTE}; {report.counted(found['machine']['cores'], 'core')} of "
         f"{found['machine']['processor']}",
     )

@@ -48,8 +48,10 @@ def main(arguments: list[str]) -> None:
     """
     parser = settings.parser("bench step", DESCRIPTION)
     shared.add_to(parser, ",".join(ALTERNATIVES), rounds=20, seconds=2)
+    shared.add_starts_to(parser)
     config, options = settings.parse(parser, arguments)
     shared.require_sensible(options)
+    shared.require_starts(options)
     names = [OURS, *shared.alternatives(options.against, ALTERNATIVES), MATRIX]
     training.require_measurable(config)
     count = most_per_forward(config.batch, 1)  # of a step: as many as run at once
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> None:
         alone = training.saved(training.one_by_one(config), bench.folder / "one-by-one.yaml")
         files = {name: alone if name == SEPARATE else file for name in names}
         crews = {name: _crew(name, config.framework, files[name], count) for name in names}
-        answered = bench.measure(crews, {name: ENTRIES[name].title for name in names})
+        answered = bench.measure(crews, {name: ENTRIES[name].title for name in names}, starts=options.starts)
     speeds = {name: [speed(answers) for answers in rounds] for name, (rounds,) in answered.items()}
     told = {**training.described(config), "threads": cores_per_worker([this_place(None)], 0)}
     size, flops = config.batch.micro_size, training.flops_per_image(config)
@@ -107,8 +109,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     """The report as a table."""
     told, contestants = found["settings"], found["results"]["contestants"]
     table = Table(
-        title=f"{training.title(told)}, {report.counted(told['threads'], 'thread')}, {told['rounds']} rounds of "
-        f"{told['seconds']:g} s",
+        title=f"{training.title(told)}, {report.counted(told['threads'], 'thread')}, {report.turns(told)}",
         caption=f"{report.FOOTNOTE}; {found['machine']['processor']}",
     )
     for column, justify in (

@@ -101,12 +101,11 @@ class Duel:
     def ratio(self, one: AllreduceSettings, other: AllreduceSettings) -> Figure:
         """Images per second of one to those of the other, from start to start."""
         names = {shown(one): self._crew(one), shown(other): self._crew(other)}
-        return Figure.of([self._of_a_start(names) for _ in range(self._starts)])
-
-    def _of_a_start(self, crews: dict[str, Crew]) -> float:
-        answered = self._bench.measure(crews, {name: name for name in crews}, rounds=TURNS)
-        one, other = ([speed(answers) for answers in answered[name][0]] for name in crews)
-        return median(mine / its for mine, its in zip(one, other, strict=True))
+        titles = {name: name for name in names}
+        answered = self._bench.measure(names, titles, rounds=self._starts * TURNS, starts=self._starts)
+        one, other = ([speed(answers) for answers in answered[name][0]] for name in names)
+        ratios = [mine / its for mine, its in zip(one, other, strict=True)]
+        return Figure.of([median(ratios[first : first + TURNS]) for first in range(0, len(ratios), TURNS)])
 
     def _crew(self, allreduce: AllreduceSettings) -> Crew:
         config = replace(self._config, allreduce=allreduce)

@@ -97,13 +97,13 @@ class _Bucket:
         """Begin to sum, unless that has begun."""
         if self._wait is None:
             torch._foreach_copy_(self._places, [parameter.grad for parameter in self._parameters])
+            for parameter, place in zip(self._parameters, self._places, strict=True):
+                parameter.grad = place  # and what it was before makes room for what is still to come
             self._wait = self._sum()
 
     def finish(self) -> None:
-        """Wait for the sums, and make them the gradients, without a copy."""
+        """Wait for the sums, which are the gradients then."""
         self._wait()
-        for parameter, place in zip(self._parameters, self._places, strict=True):
-            parameter.grad = place
         self._ready.clear()
         self._wait = None
 

@@ -32,7 +32,8 @@ class Task:
         fed: whether the images are those of the data set, read and decoded meanwhile; else they are made up, once.
         timed: whether it tells what the seconds of a step go to.
         rank, workers: of the job, where no launcher says so.
-        meeting: file by which its workers find each other, where they need one.
+        meeting: where its workers find each other, if they need that: what the name of a file begins with, which ends
+            with their common parent, since a start must not find the file of the one before.
     """
 
     config: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ class Distributed(Loop):
 
     def __init__(self, task: Task):
         kind = "nccl" if torch.cuda.is_available() else "gloo"
-        place = {"init_method": f"file://{task.meeting}", "rank": task.rank, "world_size": task.workers}
+        place = {"init_method": f"file://{task.meeting}.{os.getppid()}", "rank": task.rank, "world_size": task.workers}
         distributed.init_process_group(kind, **place)
         super().__init__(task, lambda model: DistributedDataParallel(model, gradient_as_bucket_view=True))
         self.rank, self.size = task.rank, task.workers
