@@ -15,7 +15,9 @@ GPU_CYCLE = 1.0  # milliseconds: Horovod's own
 CPU_CYCLES = 5.0, 50.0  # milliseconds: the shortest and the longest
 LOOK = 0.1e-3  # seconds that a look takes from the training: 0.13 ms over Gloo, 0.04 over MPI
 CORE_FLOPS = 1e11  # per second and core, in training: 90 G of ResNet-56 on small images, 280 G of ResNet-50 in bf16
-# Where launchers say how many workers are on this host: before these have met, nothing else does.
+# How the names of variables begin that tell a process of a launcher; and those that say how many workers are on this
+# host: before these have met, nothing else does.
+OF_LAUNCHERS = "HOROVOD_RANK", "OMPI_COMM_WORLD_", "PMI", "PALS_", "MPI_LOCAL", "SLURM_STEP_ID"
 LOCAL_SIZES = "HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"
 
 
@@ -63,7 +65,7 @@ def cpu_cycle(seconds: float | None) -> float:
     quarter more.
 
     Args:
-        seconds: of a step; None: not known, which gives the shortest.
+        seconds: of a step, which may be infinite; None: not known, which gives the shortest.
     """
     least, most = CPU_CYCLES
     return min(max(1000 * math.sqrt(2 * (seconds or 0) * LOOK), least), most)
@@ -79,6 +81,9 @@ def micro_batch_seconds(config: Config, cores: int) -> float | None:
 
 def step_seconds(config: Config) -> float | None:
     """About how long a step of this process takes at least, on as many cores as it will have, as far as that can be
-    told before the workers have met; see `micro_batch_seconds`."""
+    told before the workers have met; see `micro_batch_seconds`. Without a launcher there are no others, and a step
+    waits for no look, however long it takes."""
+    if not any(name.startswith(OF_LAUNCHERS) for name in os.environ):
+        return math.inf
     workers = next((int(os.environ[name]) for name in LOCAL_SIZES if os.environ.get(name, "").isdecimal()), 1)
     return micro_batch_seconds(config, max(1, len(os.sched_getaffinity(0)) // max(1, workers)))

@@ -1,5 +1,6 @@
 """How long Horovod's cycle is where nobody says so."""
 
+import math
 import os
 
 import pytest
@@ -42,21 +43,30 @@ def test_a_step_is_as_long_as_its_operations_take_at_100_gflops_on_each_core():
     assert cycles.micro_batch_seconds(Config(), cores=4) == pytest.approx(24 * 8_178_368_512 / 1e11, rel=1e-12)
 
 
-def test_of_a_network_of_ones_own_nothing_is_known():
+def test_of_a_network_of_ones_own_nothing_is_known(monkeypatch):
     own = Config(model=ModelSettings("mine:net"), data=DataSettings(image_size=28))
     assert cycles.micro_batch_seconds(own, cores=1) is None
+    monkeypatch.setenv("HOROVOD_RANK", "0")
     assert cycles.step_seconds(own) is None
+
+
+@pytest.mark.parametrize("of_launcher", ["HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_STEP_ID"])
+def test_a_worker_alone_is_not_looked_after(of_launcher, monkeypatch):
+    monkeypatch.setattr(os, "environ", {"HOME": "/"})
+    assert cycles.step_seconds(Config()) == math.inf and cycles.cpu_cycle(math.inf) == 50
+    os.environ[of_launcher] = "0"
+    assert cycles.step_seconds(Config()) < math.inf
 
 
 @pytest.mark.parametrize(
     ("environment", "cores"),
     [
-        ({}, 8),
-        ({"HOROVOD_LOCAL_SIZE": "2"}, 4),
+        ({"HOROVOD_RANK": "0"}, 8),
+        ({"HOROVOD_RANK": "0", "HOROVOD_LOCAL_SIZE": "2"}, 4),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "3"}, 2),
         ({"MPI_LOCALNRANKS": "16"}, 1),
-        ({"HOROVOD_LOCAL_SIZE": "many"}, 8),
-        ({"HOROVOD_LOCAL_SIZE": "0"}, 8),
+        ({"HOROVOD_RANK": "0", "HOROVOD_LOCAL_SIZE": "many"}, 8),
+        ({"HOROVOD_RANK": "0", "HOROVOD_LOCAL_SIZE": "0"}, 8),
     ],
 )
 def test_a_worker_has_its_part_of_the_cores(environment, cores, monkeypatch):

@@ -180,7 +180,7 @@ class Backend:
         self.pulse = self.pulse.met()
         if norm:
             self._statistics.use_running()
-        return Totals.of(hvd.allreduce(sums, name="evaluation", op=hvd.Sum).numpy().tolist())
+        return Totals.of(sum_over_workers(sums, "evaluation").numpy().tolist())
 
     def _use_statistics_of(self, norm: NormBatches) -> bool:
         """Put the statistics of these micro-batches into the layers; whether none of them was missing."""
@@ -209,6 +209,8 @@ class Backend:
 
     @_in_contact()
     def broadcast(self) -> None:
+        if self.size == 1:
+            return
         self.pulse = self.pulse.met()
         state = hvd.broadcast_object(self.state() if self.rank == 0 else None, name="state")
         self.load_state(state)
@@ -216,4 +218,4 @@ class Backend:
     @_in_contact()
     def gather(self, value: Any) -> list[Any]:
         self.pulse = self.pulse.met()
-        return hvd.allgather_object(value, name="gather")
+        return hvd.allgather_object(value, name="gather") if self.size > 1 else [value]

@@ -212,7 +212,8 @@ class Backend:
         self.pulse = self.pulse.met()
         if norm:
             self._statistics.use_running()  # which a frozen layer normalises by in training, too
-        return Totals.of(hvd.allreduce(sums, name="evaluation", op=hvd.Sum).tolist())
+        sum_over_workers(sums, "evaluation")()
+        return Totals.of(sums.tolist())
 
     def _use_statistics_of(self, norm: NormBatches) -> bool:
         """Put the statistics of these micro-batches into the layers; whether none of them was missing."""
@@ -249,6 +250,8 @@ class Backend:
 
     @_in_contact()
     def broadcast(self) -> None:
+        if self.size == 1:
+            return
         self.pulse = self.pulse.met()
         state = hvd.broadcast_object(self.state() if self.rank == 0 else None, name="state")
         self.load_state(state)
@@ -256,7 +259,7 @@ class Backend:
     @_in_contact()
     def gather(self, value: Any) -> list[Any]:
         self.pulse = self.pulse.met()
-        return hvd.allgather_object(value, name="gather")
+        return hvd.allgather_object(value, name="gather") if self.size > 1 else [value]
 
 
 def _joined(arrays: list[Any]) -> torch.Tensor:

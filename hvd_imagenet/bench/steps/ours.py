@@ -53,7 +53,7 @@ class Ours(Work):
         return {"data": data, "communication": communication, **self._computing(whole - data - communication)}
 
     def gather(self, value: Any) -> list[Any]:
-        return self._backend.gather(value) if self.size > 1 else [value]
+        return self._backend.gather(value)
 
     def _add(self, wait: bool) -> None:
         for _, totals in self._backend.take_totals(wait):
