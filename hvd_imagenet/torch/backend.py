@@ -94,8 +94,8 @@ class Backend:
         shape = images, size, size, 3
         batch = Batch(torch.zeros(shape, device=self._device), torch.zeros(images, dtype=int, device=self._device))
         try:
-            means, _ = self._forward([batch] * micro_batches, torch.zeros_like(self._tail))
-            means.sum().backward()
+            losses, _ = self._forward([batch] * micro_batches, torch.zeros_like(self._tail))
+            losses.sum().backward()
         except torch.OutOfMemoryError:
             raise MemoryError from None
         finally:
@@ -119,15 +119,15 @@ class Backend:
         for batches in forwards(waiting, end - first, self._most):
             self.pulse = self.pulse.worked()
             self._sow(plan.samples_seen, number)
-            means, _ = self._forward(batches, self._tail)
-            losses[number] = means.detach()
+            of_images, _ = self._forward(batches, self._tail)
+            losses[number] = of_images.detach().view(len(batches), -1).mean(1)
             number += len(batches)
             self._statistics.add(len(batches))
             if number == end:
                 vector, wait = self._start_step_vector()
                 self._gradients.start()
             # Divided here, so that the sum over all workers is the mean over the step (section 3, remark 3).
-            (means.sum() / plan.micro_batches).backward()
+            of_images.backward(torch.full_like(of_images, len(batches) / len(of_images) / plan.micro_batches))
             self._hold(batches)
         ready = self._now()
         self._gradients.finish()
@@ -164,8 +164,8 @@ class Backend:
         return _joined([batch.images for batch in batches]).permute(0, 3, 1, 2).to(self._dtype)
 
     def _forward(self, batches: list[Batch], sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean loss of each of some batches of one size, shape (batches,), and the best answers to all; their
-        summed loss, top-1, top-5 and size are added to the first of `sums`."""
+        """The loss of each image of some batches of one size, shape (images,), and the best answers; their summed loss,
+        top-1, top-5 and number are added to the first of `sums`."""
         labels = _joined([batch.labels for batch in batches])
         with self._autocast:
             scores = self._model(self._images(batches))
@@ -176,7 +176,7 @@ class Backend:
             right = (best == labels[:, None]).to(self._dtype)
             of_samples = torch.stack([losses, right[:, 0], right.sum(1), torch.ones_like(losses)])
             sums[:SUMS] += of_samples.sum(1)
-        return losses.view(len(batches), -1).mean(1), best
+        return losses, best
 
     def _hold(self, batches: list[Batch]) -> None:
         """Keep batches until the device has done with them what it was told so far."""
