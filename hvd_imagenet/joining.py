@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from hvd_imagenet import cycles
 from hvd_imagenet.config import AllreduceSettings
 from hvd_imagenet.errors import LostContactError, SettingsError
 
+GIVES_WAY = "OMPI_MCA_mpi_yield_when_idle"  # Open MPI's; whether who waits lets others have the core
 NO_STALL = 86400  # seconds: where no stall is to end a job, Gloo's patience
 
 # Launchers of their own inside of a step, and a shell in it (srun --pty): what they start is not what srun started.
@@ -18,10 +21,14 @@ OTHERS = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_PTY_PORT")
 TOGETHER = ("PMI", "PALS_", "I_MPI_PMI_LIBRARY")
 
 
-def set_horovod(
-    allreduce: AllreduceSettings, on_gpu: bool, stall_seconds: float | None, step_seconds: float | None = None
-) -> None:
-    """The environment that Horovod reads when it starts: our settings, and where these leave it open, the user's.
+@contextmanager
+def horovod_set(
+    allreduce: AllreduceSettings, on_gpu: bool, stall_seconds: float | None, step_seconds: float | None
+) -> Iterator[None]:
+    """While Horovod starts, the environment that it reads: our settings, and where these leave it open, the user's.
+
+    What we have put there is gone afterwards, or it would count as the user's for a program that is begun from here,
+    which may be one of other steps.
 
     Gradients come in buckets, of which it is not to make larger ones, by copying them.
 
@@ -29,13 +36,27 @@ def set_horovod(
     pause, and takes the core from the training that the others wait for; it is to give way.
 
     Args:
-        stall_seconds: see `hvd_imagenet.config.FaultSettings`; step_seconds: of a step, about; None: not known.
+        stall_seconds: see `hvd_imagenet.config.FaultSettings`.
+        step_seconds: of a step, about; None: not known.
+
+    Raises:
+        SettingsError: the environment has a cycle that is none.
     """
+    before = dict(os.environ)
     if allreduce.cycle_ms is not None or not on_gpu:
         os.environ[cycles.VARIABLE] = f"{cycles.cycle_ms(allreduce, on_gpu, step_seconds):g}"
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(math.ceil(stall_seconds or NO_STALL) + 30))
-    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    os.environ.setdefault(GIVES_WAY, "1")
+    ours = [name for name, value in os.environ.items() if before.get(name) != value]
+    try:
+        yield
+    finally:
+        for name in ours:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
 
 
 def meet_workers(hvd: ModuleType) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-NEVER, A_GIBIBYTE = -1, 1 << 30
+NEVER, A_GIBIBYTE, MOST_OF_OLD = -1, 1 << 30, 32 << 20
 
 
 def keep_memory() -> None:
@@ -22,4 +22,5 @@ def keep_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # glibc's; others do without
         mallopt(M_TRIM_THRESHOLD, NEVER)
-        mallopt(M_MMAP_THRESHOLD, A_GIBIBYTE)
+        if not mallopt(M_MMAP_THRESHOLD, A_GIBIBYTE):  # refused by older ones
+            mallopt(M_MMAP_THRESHOLD, MOST_OF_OLD)

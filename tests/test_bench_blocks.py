@@ -122,13 +122,15 @@ def test_rounds(monkeypatch):
     assert len(asked) == 12 and all(sorted(asked[i : i + 4]) == [10, 10, 20, 20] for i in (0, 4, 8))
 
 
-def test_rounds_are_shared_out_over_starts(tmp_path):
+def test_rounds_are_shared_out_over_starts(tmp_path, monkeypatch):
     """Five over two are 2 and 3; processes are others each time, and what they answered stands together."""
+    shares, usual = [], report.interleaved
+    monkeypatch.setattr(report, "interleaved", lambda *of: [shares.append(of[1]), usual(*of)][1])
     crews = {name: crew(log=str(tmp_path)) for name in "ab"}
     with report.going_on("some", Namespace(rounds=5, seconds=0.01)) as bench:
         found = bench.measure(crews, {"a": "A", "b": "B"}, starts=2)
     assert list(found) == ["a", "b"] and all(len(rounds) == 5 for (rounds,) in found.values())
-    assert len(list(tmp_path.glob("[0-9]*"))) == 4
+    assert len(list(tmp_path.glob("[0-9]*"))) == 4 and shares == [2, 3]
 
 
 @pytest.mark.parametrize(("launcher", "commands"), [([], 1), ([], 2), (LAUNCHER, 1)])

@@ -10,15 +10,15 @@ from torch.utils.checkpoint import checkpoint
 
 from hvd_imagenet.config import AllreduceSettings
 from hvd_imagenet.errors import SettingsError
-from hvd_imagenet.joining import set_horovod
+from hvd_imagenet.joining import horovod_set
 from hvd_imagenet.torch.gradients import GradientSum
 
 
 @pytest.mark.parametrize("workers", [3])
 def test_sums_are_always_of_the_same_bits(workers):
     """However late which gradient is on which worker: of three numbers, it matters which two are added first."""
-    set_horovod(AllreduceSettings(), on_gpu=False, stall_seconds=None)
-    hvd.init()
+    with horovod_set(AllreduceSettings(), on_gpu=False, stall_seconds=None, step_seconds=None):
+        hvd.init()
     parameters = [nn.Parameter(torch.zeros(size)) for size in (3, 50, 700, 8, 1000, 20)]
     model = nn.ParameterList(parameters)
     values = [torch.randn(p.shape, generator=torch.Generator().manual_seed(hvd.rank())) for p in parameters]
@@ -37,8 +37,8 @@ def test_sums_are_always_of_the_same_bits(workers):
 @pytest.mark.parametrize("workers", [2])
 def test_in_sixteen_bits_they_are_right_to_eleven(workers):
     """Those too that 16 bits do not hold, such as 1e-7, and what is left of two that cancel. Not what is above 64."""
-    set_horovod(AllreduceSettings(), on_gpu=False, stall_seconds=None)
-    hvd.init()
+    with horovod_set(AllreduceSettings(), on_gpu=False, stall_seconds=None, step_seconds=None):
+        hvd.init()
     of_rank = torch.tensor([[1.0, 1e-7, 3e-6, -2.5, 1 / 3, 31.0], [2.0, 2e-7, -1e-6, 2.5, 1 / 3, 33.5]])
     model = nn.ParameterList([nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(2, 3, 3, 3))])
     model[1].data = model[1].data.to(memory_format=torch.channels_last)
@@ -57,8 +57,8 @@ def test_in_sixteen_bits_they_are_right_to_eleven(workers):
 @pytest.mark.parametrize("workers", [2])
 def test_a_gradient_in_parts_is_an_error_and_never_lost(workers):
     """A weight in two segments that are computed again, each by a backward of its own within the backward."""
-    set_horovod(AllreduceSettings(), on_gpu=False, stall_seconds=None)
-    hvd.init()
+    with horovod_set(AllreduceSettings(), on_gpu=False, stall_seconds=None, step_seconds=None):
+        hvd.init()
     model = nn.Linear(2, 2)
     gradients = GradientSum(model, AllreduceSettings())
 

@@ -230,6 +230,7 @@ def test_what_was_measured_is_not_given_beside(nodes, option, clash, capsys, tmp
 
 def test_horovods_own_settings_are_heeded(capsys, monkeypatch):
     paper = *PAPER, "--step-ms", "120"
+    monkeypatch.delenv("HOROVOD_CYCLE_TIME", raising=False)
     before = plan(capsys, *paper)["step"]["exposed_seconds"]
     monkeypatch.setenv("HOROVOD_CYCLE_TIME", "20")
     assert 0.005 < plan(capsys, *paper)["step"]["exposed_seconds"] - before < 0.0195

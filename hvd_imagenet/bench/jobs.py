@@ -14,6 +14,7 @@ from hvd_imagenet.bench.built import built
 from hvd_imagenet.bench.contestant import Command, Crew, Task
 from hvd_imagenet.errors import SettingsError
 from hvd_imagenet.host import own_cores, this_place
+from hvd_imagenet.joining import GIVES_WAY
 
 # By its name for --transport: how Horovod names it, and the launcher.
 TRANSPORTS = {"gloo": ("Gloo", "horovodrun"), "mpi": ("MPI", "mpirun")}
@@ -110,6 +111,7 @@ def job(transport: str, task: Task, workers: int) -> Crew:
         return Crew([Command(task, [launcher, "--disable-cache", *places], environment)])
     places += ["--bind-to", "none", "--map-by", "slot"]
     environment |= {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
+    environment[GIVES_WAY] = os.environ.get(GIVES_WAY, "1")  # mpi4py, too
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return Crew([Command(task, [launcher, *places], environment)])

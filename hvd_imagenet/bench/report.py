@@ -21,7 +21,7 @@ from hvd_imagenet.bench.work import Answer
 from hvd_imagenet.errors import RunError
 
 WIDTH = 140  # columns, where there is no terminal
-TURNS = "rounds", "starts", "seconds"  # the options that say how they are taken
+TAKEN_BY = "rounds", "starts", "seconds"  # the options that say how they are taken
 FOOTNOTE = "medians with their 95 % intervals"
 
 
@@ -61,7 +61,7 @@ class Bench:
         found: dict[str, list[list[list[Answer]]]] = {name: [[] for _ in asked] for name in crews}
         for start in range(starts):
             order = dice.sample(list(crews), len(crews))
-            mine = rounds * (start + 1) // starts - rounds * start // starts
+            mine = range(rounds * start // starts, rounds * (start + 1) // starts)
             answered = self._of_a_start({name: crews[name] for name in order}, titles, asked, error, mine, dice)
             for name, of_name in answered.items():
                 for all_rounds, these in zip(found[name], of_name, strict=True):
@@ -74,7 +74,7 @@ class Bench:
         titles: Mapping[str, str],
         asked: Sequence[Any],
         error: type[RunError],
-        rounds: int,
+        rounds: range,
         dice: random.Random,
     ) -> dict[str, list[list[list[Answer]]]]:
         self._started += 1
@@ -85,11 +85,11 @@ class Bench:
             self._bar.update(self._shown, description=f"starting {titles[name]}", advance=1)
 
         def measuring(number: int, name: str) -> None:
-            self._bar.update(self._shown, description=f"round {number + 1}: {titles[name]}", advance=1)
+            self._bar.update(self._shown, description=f"round {rounds[number] + 1}: {titles[name]}", advance=1)
 
         try:
             with started(crews, folder, asked[0], starting) as contestants:
-                return interleaved(contestants, rounds, self._options.seconds, measuring, asked, dice)
+                return interleaved(contestants, len(rounds), self._options.seconds, measuring, asked, dice)
         except ContestantError as ended:
             raise error(f"{self._command}: {ended}") from None
 
@@ -117,7 +117,7 @@ def written(
     """
     report = {
         "bench": kind,
-        "settings": {**settings, **{name: getattr(options, name) for name in TURNS if name in options}},
+        "settings": {**settings, **{name: getattr(options, name) for name in TAKEN_BY if name in options}},
         "machine": machine.description(),
         "versions": machine.versions(distributions),
         **parts,

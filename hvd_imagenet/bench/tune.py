@@ -103,8 +103,8 @@ class Duel:
         names = {shown(one): self._crew(one), shown(other): self._crew(other)}
         titles = {name: name for name in names}
         answered = self._bench.measure(names, titles, rounds=self._starts * TURNS, starts=self._starts)
-        one, other = ([speed(answers) for answers in answered[name][0]] for name in names)
-        ratios = [mine / its for mine, its in zip(one, other, strict=True)]
+        ones, others = ([speed(answers) for answers in answered[name][0]] for name in names)
+        ratios = [mine / its for mine, its in zip(ones, others, strict=True)]
         return Figure.of([median(ratios[first : first + TURNS]) for first in range(0, len(ratios), TURNS)])
 
     def _crew(self, allreduce: AllreduceSettings) -> Crew:

@@ -99,7 +99,7 @@ class AllreduceSettings:
     Args:
         cycle_ms: milliseconds from one look at which gradients are ready to the next; null: HOROVOD_CYCLE_TIME, or else
             Horovod's own 1 on GPUs, and on CPUs, whose cores it takes from the training, 5 to 50: the longer, the
-            longer a micro-batch of the network takes.
+            longer a micro-batch of the network takes; for a network of your own 5.
         bucket_mib: how many MiB of gradients are summed in one go, at most, but for a larger one; null: an eighth of
             them all, but at least 1 MiB.
         compression: fp16: gradients travel, and are summed, in 16 bits: half the bytes, and what is learnt depends on

@@ -21,7 +21,7 @@ from hvd_imagenet.cycles import step_seconds
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.forwards import fastest, forwards, most_per_forward
 from hvd_imagenet.host import own_cores, require_own_gpus, this_place
-from hvd_imagenet.joining import meet_workers, set_horovod
+from hvd_imagenet.joining import horovod_set, meet_workers
 from hvd_imagenet.keras.device import choose_device, joined, set_threads
 from hvd_imagenet.keras.graph import StepGraph
 from hvd_imagenet.keras.model import build
@@ -57,16 +57,16 @@ class Backend:
         on_gpu = bool(tf.config.list_physical_devices("GPU"))
         if not on_gpu:
             keep_memory()
-        set_horovod(config.allreduce, on_gpu, config.faults.stall_seconds, step_seconds(config))
         self.pulse = Pulse()
-        meet_workers(hvd)
+        with horovod_set(config.allreduce, on_gpu, config.faults.stall_seconds, step_seconds(config)):
+            meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         threads = set_threads(self.local_size)
         self.device_id, gpu = choose_device(self.local_rank)
         places = self.gather(this_place(gpu))
         require_own_gpus(places)
-        keep_to(mine := own_cores(places, self.rank))  # TensorFlow's threads, which are there by now, too
+        keep_to(mine := own_cores(places, self.rank))  # TensorFlow's threads too, where there are any by now
         self.cores = min(len(mine), threads)
         if config.precision == "float64" and self.device_id is not None:
             raise SettingsError("precision: float64; for tests on a CPU only: give float32 or bf16")

@@ -9,7 +9,7 @@ import horovod.tensorflow as hvd
 import tensorflow as tf
 
 from hvd_imagenet.config import AllreduceSettings
-from hvd_imagenet.joining import set_horovod
+from hvd_imagenet.joining import horovod_set
 from hvd_imagenet.keras.device import choose_device
 
 
@@ -30,8 +30,8 @@ def on_gpu() -> bool:
 
 def start(stall_seconds: float) -> dict[str, Any]:
     """Meet all other workers: how many there are, which one this is, and whether MPI or Gloo brought them together."""
-    set_horovod(AllreduceSettings(), on_gpu(), stall_seconds)
-    hvd.init()
+    with horovod_set(AllreduceSettings(), on_gpu(), stall_seconds, step_seconds=None):
+        hvd.init()
     choose_device(hvd.local_rank())
     return {"rank": hvd.rank(), "size": hvd.size(), "controller": "MPI" if hvd.mpi_enabled() else "Gloo"}
 

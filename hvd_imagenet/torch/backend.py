@@ -21,7 +21,7 @@ from hvd_imagenet.cycles import step_seconds
 from hvd_imagenet.errors import LostContactError, SettingsError
 from hvd_imagenet.forwards import fastest, forwards, most_per_forward
 from hvd_imagenet.host import cores_per_worker, own_cores, require_own_gpus, this_place
-from hvd_imagenet.joining import meet_workers, set_horovod
+from hvd_imagenet.joining import horovod_set, meet_workers
 from hvd_imagenet.memory import keep_memory
 from hvd_imagenet.models import own
 from hvd_imagenet.policy import StepPlan
@@ -55,9 +55,9 @@ class Backend:
         on_gpu = torch.cuda.is_available()
         if not on_gpu:
             keep_memory()
-        set_horovod(config.allreduce, on_gpu, config.faults.stall_seconds, step_seconds(config))
         self.pulse = Pulse()
-        meet_workers(hvd)
+        with horovod_set(config.allreduce, on_gpu, config.faults.stall_seconds, step_seconds(config)):
+            meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.device_id, gpu = choose_device(self.local_rank)

@@ -11,7 +11,7 @@ import torch
 
 from hvd_imagenet.bench.work import Work
 from hvd_imagenet.config import AllreduceSettings
-from hvd_imagenet.joining import meet_workers, set_horovod
+from hvd_imagenet.joining import horovod_set, meet_workers
 from hvd_imagenet.torch.optim import sum_over_workers
 from hvd_imagenet.totals import tail_length
 
@@ -37,8 +37,8 @@ class Emulated(Work):
         allreduce: dict[str, Any],
     ):
         settings = AllreduceSettings(**allreduce)
-        set_horovod(settings, on_gpu=False, stall_seconds=None, step_seconds=seconds)
-        meet_workers(hvd)
+        with horovod_set(settings, on_gpu=False, stall_seconds=None, step_seconds=seconds):
+            meet_workers(hvd)
         torch.set_num_threads(1)
         self.rank, self.size = hvd.rank(), hvd.size()
         self._seconds, self._forward = seconds, forward

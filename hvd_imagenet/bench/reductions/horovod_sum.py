@@ -10,7 +10,7 @@ import torch
 from hvd_imagenet.bench.reductions import elements
 from hvd_imagenet.bench.work import Work
 from hvd_imagenet.config import AllreduceSettings
-from hvd_imagenet.joining import meet_workers, set_horovod
+from hvd_imagenet.joining import horovod_set, meet_workers
 from hvd_imagenet.torch.device import choose_device
 
 
@@ -18,8 +18,8 @@ class Sum(Work):
     """Several tensors are one group."""
 
     def __init__(self):
-        set_horovod(AllreduceSettings(), torch.cuda.is_available(), stall_seconds=None)
-        meet_workers(hvd)
+        with horovod_set(AllreduceSettings(), torch.cuda.is_available(), stall_seconds=None, step_seconds=None):
+            meet_workers(hvd)
         self.rank, self.size = hvd.rank(), hvd.size()
         device_id, _ = choose_device(hvd.local_rank())
         self._device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
