@@ -12,6 +12,7 @@ from hvd_imagenet import cycles
 from hvd_imagenet.config import AllreduceSettings
 from hvd_imagenet.errors import LostContactError, SettingsError
 
+PATIENCE = "HOROVOD_GLOO_TIMEOUT_SECONDS"
 GIVES_WAY = "OMPI_MCA_mpi_yield_when_idle"  # Open MPI's; whether who waits lets others have the core
 NO_STALL = 86400  # seconds: where no stall is to end a job, Gloo's patience
 
@@ -42,21 +43,23 @@ def horovod_set(
     Raises:
         SettingsError: the environment has a cycle that is none.
     """
-    before = dict(os.environ)
+    told = {
+        "HOROVOD_FUSION_THRESHOLD": os.environ.get("HOROVOD_FUSION_THRESHOLD", "0"),
+        PATIENCE: os.environ.get(PATIENCE, str(math.ceil(stall_seconds or NO_STALL) + 30)),
+        GIVES_WAY: os.environ.get(GIVES_WAY, "1"),
+    }
     if allreduce.cycle_ms is not None or not on_gpu:
-        os.environ[cycles.VARIABLE] = f"{cycles.cycle_ms(allreduce, on_gpu, step_seconds):g}"
-    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
-    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(math.ceil(stall_seconds or NO_STALL) + 30))
-    os.environ.setdefault(GIVES_WAY, "1")
-    ours = [name for name, value in os.environ.items() if before.get(name) != value]
+        told[cycles.VARIABLE] = f"{cycles.cycle_ms(allreduce, on_gpu, step_seconds):g}"
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         yield
     finally:
-        for name in ours:
-            if name in before:
-                os.environ[name] = before[name]
-            else:
+        for name, value in before.items():
+            if value is None:
                 os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def meet_workers(hvd: ModuleType) -> None:

@@ -1,6 +1,7 @@
 """Contestants: they work in their own blocks only, in step where they are several, and nothing of them stays behind."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -115,7 +116,9 @@ def test_rounds(monkeypatch):
             asked.append(what)
             return [Answer(what, seconds, 1, {})]
 
-    found = blocks.interleaved({"a": Pretended(), "b": Pretended()}, 3, 0.5, lambda *_: None, (10, 20))
+    found = blocks.interleaved(
+        {"a": Pretended(), "b": Pretended()}, 3, 0.5, lambda *_: None, (10, 20), random.Random(0)
+    )
     assert {name: [[one[0].amount for one in rounds] for rounds in its] for name, its in found.items()} == {
         name: [[10] * 3, [20] * 3] for name in "ab"
     }

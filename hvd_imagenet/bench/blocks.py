@@ -64,8 +64,8 @@ def interleaved(
     rounds: int,
     seconds: float,
     told: Callable[[int, str], None],
-    asked: Sequence[Any] = (None,),
-    dice: random.Random | None = None,
+    asked: Sequence[Any],
+    dice: random.Random,
 ) -> dict[str, list[list[list[Answer]]]]:
     """What each contestant answered, by what was asked and by round; of each round, the answers of its speakers.
 
@@ -73,12 +73,11 @@ def interleaved(
 
     Args:
         told: called with the round and the name before each block.
-        dice: chance; None: the same each time.
+        dice: by which the order is chosen.
 
     Raises:
         ContestantError: see `started`.
     """
-    dice = dice or random.Random(0)
     found: dict[str, list[list[list[Answer]]]] = {name: [[] for _ in asked] for name in contestants}
     for number in range(rounds):
         for which in dice.sample(range(len(asked)), len(asked)):
